@@ -1,0 +1,2 @@
+//! Parse, wire, run.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Findings (BL codes), ranked fixes, explain pages, rendering.

@@ -1,0 +1,1 @@
+//! CNI specification types and error codes; the RPC between the plugin and the node's daemons.

@@ -1,0 +1,1 @@
+//! The node's address pool: step(state, event, now) to effects.

@@ -1,0 +1,1 @@
+//! A VPC and its nodes on one Linux machine: topologies, nodes, pods, life cycle.

@@ -1,0 +1,1 @@
+//! Every variable and flag of the stack, with upstream's parsing.

@@ -1,0 +1,1 @@
+//! Reading a world: live EC2 and the nodes' introspection.

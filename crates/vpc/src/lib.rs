@@ -1,0 +1,1 @@
+//! VPC facts (subnets, ENIs, security groups, network ACLs, routes, gateways, peering) to layers and next hops.
