@@ -1,1 +1,3 @@
 //! The embedded EC2: state machine, API server, instance metadata, and the fabric that carries packets.
+
+pub mod fabric;

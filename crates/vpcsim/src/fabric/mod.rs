@@ -1,0 +1,1 @@
+//! Desired network state to namespaces, veths, routes and nft rules.
