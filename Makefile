@@ -1,0 +1,54 @@
+# make demo · make test · make bench · make lint · make build
+#
+# Everything runs on one Debian machine as root with stable Rust; what else is needed is installed
+# by scripts/deps.sh with apt-get (Debian packages) and pip (Python packages, in .venv).
+
+CARGO ?= cargo
+TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
+TARGET_DIR := $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+
+.PHONY: help build debug deps demo test bench lint fmt clean
+
+help: ## what there is to make
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+deps: ## install the Debian packages that are missing
+	@scripts/deps.sh run
+
+# The plugin is executed once per pod: it is linked statically, so that it starts in well under a
+# millisecond and needs nothing of the node it is copied to. An explicit --target keeps the flag
+# away from build scripts and procedural macros.
+build: ## release binaries in target/release
+	@scripts/deps.sh build
+	$(CARGO) build --release --locked -p branchline -p branchline-agent
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked -p branchline-cni --target $(TRIPLE)
+	@install -m 755 $(TARGET_DIR)/$(TRIPLE)/release/aws-cni $(TARGET_DIR)/release/aws-cni
+
+debug: ## the same binaries, unoptimised, in target/debug: what the tests run
+	@scripts/deps.sh build
+	$(CARGO) build --locked -p branchline -p branchline-agent -p branchline-cni
+
+demo: ## the story of the database that answers only sometimes
+	@scripts/deps.sh run
+	@$(MAKE) --no-print-directory build
+	@BRANCHLINE_BIN=$(TARGET_DIR)/release scripts/demo.sh
+
+test: ## every test; .ci/run calls exactly this
+	@scripts/deps.sh test
+	@scripts/test.sh
+
+bench: ## the figures of docs/figures.md
+	@scripts/deps.sh test
+	@$(MAKE) --no-print-directory build
+	@BRANCHLINE_BIN=$(TARGET_DIR)/release scripts/bench.sh
+
+lint: ## formatting and clippy, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+fmt: ## format the tree
+	$(CARGO) fmt --all
+
+clean: ## remove what the builds made
+	$(CARGO) clean
+	rm -rf .venv

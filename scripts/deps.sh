@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that are missing. Nothing is downloaded when all are there.
+#   scripts/deps.sh build | run | test
+set -euo pipefail
+need=()
+want() { command -v "$1" >/dev/null 2>&1 || [ -e "$1" ] || need+=("$2"); }
+
+want cc gcc
+want ld binutils
+want make make
+[ "${1:-run}" = build ] || {
+  want ip iproute2
+  want nft nftables
+  want conntrack conntrack
+}
+[ "${1:-run}" != test ] || {
+  want iptables iptables
+  want python3 python3
+  python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || need+=(python3-venv)
+}
+[ ${#need[@]} -eq 0 ] && exit 0
+if [ "$(id -u)" != 0 ]; then
+  echo "missing packages: ${need[*]}; install them as root: apt-get install ${need[*]}" >&2
+  exit 1
+fi
+echo "installing: ${need[*]}" >&2
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
