@@ -1,1 +1,3 @@
 //! CNI specification types and error codes; the RPC between the plugin and the node's daemons.
+
+pub mod rpc;
