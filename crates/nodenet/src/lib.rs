@@ -1,1 +1,23 @@
-//! What a node does to a packet: compile, trace and diff of a node's links, addresses, routes and rules.
+//! What a node does to a packet.
+//!
+//! A node's network is a value, [`NodeNet`]: links, addresses, neighbours, routes and policy rules
+//! as the kernel shows them. [`compile()`] says what it must be for given facts, `kernel::read`
+//! what it is, [`diff()`] what to change (only what is ours), and [`trace()`] where a set of packets
+//! goes. Upstream's names and numbers live in [`layout`] and nowhere else.
+
+mod error;
+pub mod facts;
+pub mod layout;
+mod model;
+mod name;
+pub mod wiring;
+
+pub use error::Error;
+pub use facts::{EniFacts, NodeFacts, NodeSettings, PodFacts};
+pub use layout::{PodName, VethPrefix};
+pub use model::{
+    Addr, Link, LinkKind, Mark, Neighbour, NodeNet, Origin, Route, Rule, RuleAction, Scope, Target,
+    host,
+};
+pub use name::{LinkName, Mac, TableId};
+pub use wiring::{HostSide, PodPort, PodSide, PodWiring};
