@@ -1,0 +1,246 @@
+//! Upstream's parsing rules (vpc-cni.md §1), one row each: what a text means, what is said about it.
+
+use std::time::Duration;
+
+use settings::{
+    BindAddress, Error, GroupSync, LogFile, OnInvalid, Settings, Unit, VARIABLES, WarmTargets,
+};
+
+fn load(pairs: &[(&str, &str)]) -> Settings {
+    Settings::from_env(pairs.iter().copied()).unwrap().settings
+}
+
+fn errors(pairs: &[(&str, &str)]) -> Vec<Error> {
+    Settings::from_env(pairs.iter().copied()).unwrap_err().0
+}
+
+fn notices(pairs: &[(&str, &str)]) -> Vec<String> {
+    let loaded = Settings::from_env(pairs.iter().copied()).unwrap();
+    loaded.notices.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn an_empty_environment_is_upstreams_manifest() {
+    let s = Settings::default();
+    assert_eq!(
+        s.warm,
+        WarmTargets {
+            eni: 1,
+            ip: 0,
+            minimum: 0
+        }
+    );
+    assert_eq!(s.max_eni, None);
+    assert_eq!(s.cooldown, Duration::from_secs(30));
+    assert_eq!(s.group_sync, GroupSync::UntilConfirmed);
+    assert_eq!((s.network.eni_mtu, s.network.pod_mtu), (9001, 9001));
+    assert_eq!(s.network.veth_prefix, "eni");
+    assert_eq!(s.network.connmark, 0x80);
+    assert_eq!(
+        s.paths.checkpoint.to_str(),
+        Some("/var/run/aws-node/ipam.json")
+    );
+    assert_eq!(
+        s.admin.introspection,
+        Some(BindAddress::Tcp("127.0.0.1:61679".parse().unwrap()))
+    );
+    assert_eq!(s.policy_mode, None);
+    assert!(
+        Settings::from_env([("", ""); 0])
+            .unwrap()
+            .notices
+            .is_empty()
+    );
+}
+
+#[test]
+fn targets_fall_back_as_upstreams_do() {
+    for (text, eni, ip, max) in [
+        ("3", 3, 3, Some(3)),
+        ("+3", 3, 3, Some(3)),
+        ("0", 0, 0, None),
+        ("-1", 1, 0, None),
+        ("", 1, 0, None),
+        (" 3", 1, 0, None),
+        ("three", 1, 0, None),
+    ] {
+        let s = load(&[
+            ("WARM_ENI_TARGET", text),
+            ("WARM_IP_TARGET", text),
+            ("MAX_ENI", text),
+        ]);
+        assert_eq!(
+            (s.warm.eni, s.warm.ip, s.max_eni),
+            (eni, ip, max),
+            "{text:?}"
+        );
+    }
+    assert_eq!(
+        notices(&[("WARM_IP_TARGET", " 3")]),
+        [
+            "WARM_IP_TARGET=\" 3\" is not accepted (a whole number; negative is 0; 0 is off); \
+          \"0\" is used instead"
+        ]
+    );
+}
+
+#[test]
+fn a_boolean_set_to_nothing_is_its_default_and_is_told() {
+    let s = load(&[
+        ("AWS_VPC_CNI_NODE_PORT_SUPPORT", ""),
+        ("DISABLE_METRICS", "yes"),
+    ]);
+    assert!(s.network.node_port && s.admin.metrics);
+    assert_eq!(
+        notices(&[
+            ("AWS_VPC_CNI_NODE_PORT_SUPPORT", ""),
+            ("DISABLE_METRICS", "yes")
+        ])
+        .len(),
+        2
+    );
+}
+
+#[test]
+fn an_empty_prefix_counts_as_set() {
+    assert_eq!(
+        load(&[("AWS_VPC_K8S_CNI_VETHPREFIX", "")])
+            .network
+            .veth_prefix,
+        ""
+    );
+    for bad in ["eth", "lo", "vlan", "toolong", "a/b", "a b"] {
+        assert_eq!(
+            errors(&[("AWS_VPC_K8S_CNI_VETHPREFIX", bad)]).len(),
+            1,
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn what_upstream_refuses_is_refused_all_at_once() {
+    let all = [
+        ("IP_COOLDOWN_PERIOD", "-1"),
+        ("AWS_VPC_ENI_MTU", "9002"),
+        ("POD_MTU", "575"),
+        ("AWS_VPC_K8S_PLUGIN_LOG_FILE", "stdout"),
+        ("NETWORK_POLICY_ENFORCING_MODE", ""),
+        ("INTROSPECTION_BIND_ADDRESS", "61679"),
+        ("AWS_VPC_K8S_CNI_BACKING_STORE", ""),
+        ("ENABLE_PREFIX_DELEGATION", "true"),
+        ("ENABLE_IPv4", "false"),
+    ];
+    let said = errors(&all);
+    for (name, _) in all {
+        let named = said
+            .iter()
+            .filter(|e| e.to_string().starts_with(&format!("{name}=")))
+            .count();
+        assert_eq!(named, 1, "{name} in {said:#?}");
+    }
+    assert_eq!(said.len(), all.len());
+    assert_eq!(
+        errors(&[("ENABLE_POD_ENI", "1")])[0].to_string(),
+        "ENABLE_POD_ENI=\"1\" asks for a feature that is not built yet: \
+         security groups for pods on branch interfaces"
+    );
+}
+
+#[test]
+fn reserved_tags_are_dropped_and_the_rest_kept() {
+    let text = r#"{"team":"net","node.k8s.amazonaws.com/instance_id":"i-1"}"#;
+    let s = load(&[("ADDITIONAL_ENI_TAGS", text), ("CLUSTER_NAME", "blue")]);
+    assert_eq!(
+        s.tags.additional.into_iter().collect::<Vec<_>>(),
+        [("team".into(), "net".into())]
+    );
+    assert_eq!(s.tags.cluster.as_deref(), Some("blue"));
+    assert!(
+        load(&[("ADDITIONAL_ENI_TAGS", r#"{"n":1}"#)])
+            .tags
+            .additional
+            .is_empty()
+    );
+}
+
+#[test]
+fn logs_and_sockets() {
+    let s = load(&[
+        ("AWS_VPC_K8S_CNI_LOG_FILE", "stdout"),
+        ("INTROSPECTION_BIND_ADDRESS", "unix:/run/x.sock"),
+    ]);
+    assert_eq!(s.logs.agent_file, LogFile::Stdout);
+    assert_eq!(
+        s.admin.introspection,
+        Some(BindAddress::Unix("/run/x.sock".into()))
+    );
+    assert_eq!(
+        load(&[("DISABLE_INTROSPECTION", "true")])
+            .admin
+            .introspection,
+        None
+    );
+    let mode = |m| {
+        load(&[("NETWORK_POLICY_ENFORCING_MODE", m)])
+            .policy_mode
+            .unwrap()
+            .as_str()
+    };
+    assert_eq!(
+        (mode("Standard"), mode("STRICT"), mode("none")),
+        ("standard", "strict", "none")
+    );
+}
+
+/// The table is the truth: every row is read (a value outside its rule is noticed), is named once
+/// and documented, and its default is inside its own rule.
+#[test]
+fn every_row_of_the_table_is_read() {
+    for row in VARIABLES {
+        assert_eq!(
+            VARIABLES.iter().filter(|v| v.name == row.name).count(),
+            1,
+            "{}",
+            row.name
+        );
+        assert!(
+            !row.rule.is_empty() && !row.effect.is_empty(),
+            "{}",
+            row.name
+        );
+        let outside = match row.unit {
+            Unit::Text | Unit::Path => {
+                let set = if row.unit == Unit::Path {
+                    "/elsewhere"
+                } else {
+                    "[::1]:1"
+                };
+                let read = Settings::from_env([(row.name, set)]);
+                assert_ne!(
+                    read.map(|l| l.settings).ok(),
+                    Some(Settings::default()),
+                    "{}",
+                    row.name
+                );
+                continue;
+            }
+            _ => "\u{1}",
+        };
+        match (row.on_invalid, Settings::from_env([(row.name, outside)])) {
+            (OnInvalid::Abort, Err(errors)) => assert_eq!(errors.0.len(), 1),
+            (OnInvalid::Fallback | OnInvalid::NotBuilt, Ok(loaded)) => {
+                assert!(!loaded.notices.is_empty(), "{} is not read", row.name);
+            }
+            (rule, read) => panic!("{}: {rule:?} but {read:?}", row.name),
+        }
+    }
+}
+
+#[test]
+fn the_fingerprint_tells_settings_apart_and_never_changes() {
+    let a = Settings::default().fingerprint();
+    assert_eq!(a, Settings::default().fingerprint());
+    assert_ne!(a, load(&[("WARM_IP_TARGET", "2")]).fingerprint());
+    assert_eq!(a.len(), 16);
+}
