@@ -10,6 +10,9 @@
 //! `backend::config_server_backend_server::ConfigServerBackend`, `node::node_server::Node`,
 //! `health::health_server::Health`), each with its `…Server` wrapper, and the matching clients.
 
+#[cfg(feature = "unary")]
+pub mod unary;
+
 /// Where the address daemon listens (`rpc.CNIBackend`, `rpc.ConfigServerBackend`,
 /// `branchline.v1.Node`, `grpc.health.v1.Health`). Mode 0660, owner root, as upstream.
 pub const IPAMD_SOCKET: &str = "/var/run/aws-node/ipamd.sock";
