@@ -156,7 +156,7 @@ impl Model<'_> {
                     text(member, "q")?,
                     text(member, "x")?,
                     required.contains(&name.as_str()),
-                    member["idem"].as_bool().unwrap_or(false),
+                    name == "ClientToken" || member["idem"].as_bool().unwrap_or(false),
                     SPARSE.contains(&owner),
                 ),
                 is_list,

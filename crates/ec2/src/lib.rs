@@ -1,10 +1,18 @@
 //! EC2 Query and instance metadata: generated wire types, encode and decode, the signed client.
 //!
 //! * [`types`] are the operations' inputs and outputs, generated from the published service model;
-//! * [`wire`] encodes and decodes them, for a client and for a server.
+//! * [`wire`] encodes and decodes them, for a client and for a server;
+//! * [`client`] signs, sends and repeats: `client.call(DescribeVpcsRequest::default()).await`;
+//! * [`imds`] reads instance metadata.
 
+pub mod client;
+mod error;
+pub mod imds;
 pub mod types;
 pub mod wire;
 
+pub use aws_credential_types::Credentials;
+pub use client::Client;
+pub use error::Error;
 pub use types::{AnyRequest, Operation, Paged};
 pub use wire::RequestError;
