@@ -10,6 +10,7 @@ pub mod facts;
 pub mod layout;
 mod model;
 mod name;
+mod text;
 pub mod wiring;
 
 pub use error::Error;

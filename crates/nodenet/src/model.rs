@@ -160,6 +160,17 @@ pub enum Scope {
     Other(u8),
 }
 
+impl Scope {
+    /// The scope that `ip route add` gives to a route when none is said.
+    pub fn of(target: &Target) -> Self {
+        match target {
+            Target::Unicast { via: None, .. } | Target::Broadcast { .. } => Self::Link,
+            Target::Local { .. } => Self::Host,
+            _ => Self::Global,
+        }
+    }
+}
+
 /// Who made a route (`rtm_protocol`).
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -244,11 +255,7 @@ impl Route {
     /// A route in `table` to `dst` with metric 0; scope as `ip route add` would choose it:
     /// `Link` without a gateway, `Host` for local ones, `Global` otherwise.
     pub fn new(table: TableId, dst: Ipv4Net, target: Target) -> Self {
-        let scope = match &target {
-            Target::Unicast { via: None, .. } | Target::Broadcast { .. } => Scope::Link,
-            Target::Local { .. } => Scope::Host,
-            _ => Scope::Global,
-        };
+        let scope = Scope::of(&target);
         let dst = dst.trunc();
         Self {
             table,
