@@ -1,0 +1,169 @@
+//! Events: each is taken in by the part of the pool that it concerns.
+
+use crate::effect::{Call, Effect, OpId};
+use crate::event::{Answer, Event, Failure, FailureKind};
+use crate::pool::{Pool, SlotState};
+use crate::types::{Allocation, Millis};
+use crate::{adopt, allocate, groups, grow, lifecycle};
+
+pub(crate) fn take(pool: &mut Pool, event: Event, now: Millis, effects: &mut Vec<Effect>) {
+    match event {
+        Event::Tick => {}
+        Event::Recovered {
+            allocations,
+            released,
+        } => {
+            for allocation in allocations {
+                recover(pool, allocation);
+            }
+            pool.resting.extend(released);
+        }
+        Event::Unknown { reason } => {
+            if pool.node.is_none() {
+                pool.not_ready = Some(reason);
+            }
+        }
+        Event::Node(facts) => {
+            if pool.node.replace(facts).is_none() {
+                pool.not_ready = Some("EC2 has not shown its interfaces yet".to_owned());
+                pool.wish(now, true);
+            }
+        }
+        Event::Add { ticket, key, pod } => allocate::add(pool, ticket, key, pod, now, effects),
+        Event::Delete { ticket, key } => allocate::delete(pool, ticket, key, now, effects),
+        Event::Imds(seen) => groups::imds(pool, seen),
+        Event::Drain => pool.draining = true,
+        Event::Answered { op, result } => {
+            if let Some(call) = pool.ops.remove(&op) {
+                answered(pool, op, call, result, now, effects);
+            }
+        }
+    }
+}
+
+/// A pod that had its address before the agent started. The second of two with one address is
+/// left out: the shell refuses such a checkpoint, this only keeps the invariant.
+fn recover(pool: &mut Pool, allocation: Allocation) {
+    if !pool.by_address.contains_key(&allocation.address) {
+        pool.by_address
+            .insert(allocation.address, allocation.key.clone());
+        pool.allocations.insert(allocation.key.clone(), allocation);
+    }
+}
+
+fn answered(
+    pool: &mut Pool,
+    op: OpId,
+    call: Call,
+    result: Result<Answer, Failure>,
+    now: Millis,
+    effects: &mut Vec<Effect>,
+) {
+    if let Some(eni) = call.eni().and_then(|id| pool.enis.get_mut(id)) {
+        // What was asked of EC2 before this answer may show the state before the call.
+        eni.touched = pool.next_op - 1;
+    }
+    let action = call.action();
+    match (call, result) {
+        (Call::CreateEni { token, .. }, Ok(Answer::Created(view))) => {
+            pool.births.retain(|birth| birth.token != token);
+            grow::granted(&mut pool.create);
+            adopt::created(pool, op, &view, now);
+        }
+        (Call::CreateEni { token, .. }, result) => {
+            grow::create_failed(pool, &token, failure(action, result), now);
+        }
+        (Call::AttachEni { eni, device }, Ok(Answer::Attached(attachment))) => {
+            lifecycle::attached(pool, &eni, device, attachment, now);
+        }
+        (Call::AttachEni { eni, .. }, result) => {
+            lifecycle::attach_failed(pool, &eni, failure(action, result), now);
+        }
+        (Call::Assign { eni, .. }, Ok(Answer::Assigned(addresses))) => {
+            grow::granted(&mut pool.assign);
+            adopt::assigned(pool, &eni, &addresses, now);
+        }
+        (Call::Assign { count, .. }, result) => {
+            grow::assign_failed(pool, count, failure(action, result), now);
+        }
+        (Call::Show { .. }, Ok(Answer::Shown(view))) => {
+            adopt::shown(pool, op, view, now, effects);
+        }
+        (Call::Show { leftovers }, result) => {
+            adopt::failed(pool, leftovers, failure(action, result), now);
+        }
+        (Call::SetGroups { eni, groups }, result) => {
+            groups::set(pool, &eni, groups, done(action, result), now);
+        }
+        (Call::SetDeleteOnTermination { eni, .. }, result) => {
+            lifecycle::protected(pool, &eni, done(action, result), now);
+        }
+        (Call::SetUp { eni, .. }, result) => {
+            lifecycle::set_up(pool, &eni, done(action, result), now);
+        }
+        (Call::DetachEni { eni, .. }, result) => {
+            lifecycle::detached(pool, &eni, done(action, result), now);
+        }
+        (Call::DeleteEni { eni }, result) => {
+            lifecycle::deleted(pool, &eni, done(action, result), now);
+        }
+        (Call::Unassign { eni, addresses }, result) => {
+            unassigned(pool, &eni, addresses, done(action, result), now);
+        }
+    }
+}
+
+/// Addresses went back to EC2, or not. After an unclear answer they stay out of use, and the call
+/// is repeated, until EC2 says that they are gone.
+fn unassigned(
+    pool: &mut Pool,
+    id: &vpc::facts::EniId,
+    addresses: Vec<std::net::Ipv4Addr>,
+    result: Result<(), Failure>,
+    now: Millis,
+) {
+    let Some(eni) = pool.enis.get_mut(id) else {
+        return;
+    };
+    match result.as_ref().map_err(|failure| failure.kind) {
+        Ok(()) | Err(FailureKind::NotFound) => {
+            for address in addresses {
+                eni.slots.remove(&address);
+                pool.returned.insert(address, now);
+            }
+            if result.is_err() {
+                // One of them was gone already; which, EC2 shows when it cannot lag any longer.
+                pool.show.recheck = Some(now.after(pool.config.lag));
+            }
+        }
+        Err(FailureKind::Unclear) => {
+            eni.unassign_again = Some((addresses, now.after(std::time::Duration::from_secs(2))));
+        }
+        Err(_) => {
+            for address in addresses {
+                if let Some(slot) = eni.slots.get_mut(&address) {
+                    slot.state = SlotState::Free(None);
+                }
+            }
+        }
+    }
+}
+
+fn done(action: &'static str, result: Result<Answer, Failure>) -> Result<(), Failure> {
+    match result {
+        Ok(Answer::Done) => Ok(()),
+        other => Err(failure(action, other)),
+    }
+}
+
+/// The failure of a call; an answer of another call's kind is as unclear as none.
+fn failure(action: &'static str, result: Result<Answer, Failure>) -> Failure {
+    match result {
+        Err(failure) => failure,
+        Ok(_) => Failure {
+            action,
+            kind: FailureKind::Unclear,
+            message: "the answer is that of another call".to_owned(),
+        },
+    }
+}

@@ -1,0 +1,157 @@
+//! What can happen to the pool.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use vpc::facts::{EniId, Mac, SgId, SubnetId};
+
+use crate::effect::OpId;
+use crate::types::{Allocation, AttachmentId, Key, Millis, NodeFacts, Pod, Ticket};
+
+/// Something happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Time passed; answers a `WakeAt`.
+    Tick,
+    /// The checkpoint was read: addresses in use, and when others were released. Before `Node`.
+    Recovered {
+        /// Addresses in use; no address twice.
+        allocations: Vec<Allocation>,
+        /// When an address that now is free was released.
+        released: BTreeMap<Ipv4Addr, Millis>,
+    },
+    /// The node is not known yet, and why; for the refusals and `/state`.
+    Unknown {
+        /// The fact and the likely cause.
+        reason: String,
+    },
+    /// The node is known.
+    Node(NodeFacts),
+    /// A pod wants an address.
+    Add {
+        /// Answered exactly once.
+        ticket: Ticket,
+        /// The attachment.
+        key: Key,
+        /// The pod.
+        pod: Pod,
+    },
+    /// A pod's attachment is gone.
+    Delete {
+        /// Answered exactly once, in the same step.
+        ticket: Ticket,
+        /// The attachment.
+        key: Key,
+    },
+    /// An effect that carried an `OpId` was done, or failed.
+    Answered {
+        /// Which.
+        op: OpId,
+        /// How it went.
+        result: Result<Answer, Failure>,
+    },
+    /// Instance metadata was read. It may lag; it never decides, it only makes the pool ask EC2.
+    Imds(BTreeMap<EniId, ImdsEni>),
+    /// The agent ends: nothing new is started, waiting pods are refused.
+    Drain,
+}
+
+/// One interface as instance metadata shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImdsEni {
+    /// Its security groups, sorted.
+    pub groups: Vec<SgId>,
+}
+
+/// The answer of a call that was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// An interface was created.
+    Created(EniView),
+    /// An interface was attached.
+    Attached(AttachmentId),
+    /// Addresses were added: the new ones only.
+    Assigned(Vec<Ipv4Addr>),
+    /// What EC2 shows.
+    Shown(View),
+    /// Done; nothing to say.
+    Done,
+}
+
+/// What EC2 shows about this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// Interfaces attached to this instance, on card 0; with those asked for as leftovers.
+    pub enis: Vec<EniView>,
+}
+
+/// One interface as EC2 shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EniView {
+    /// Its id.
+    pub id: EniId,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Its subnet.
+    pub subnet: SubnetId,
+    /// Its primary address.
+    pub primary: Ipv4Addr,
+    /// Its other addresses.
+    pub secondary: Vec<Ipv4Addr>,
+    /// Its security groups, sorted.
+    pub groups: Vec<SgId>,
+    /// Its attachment to this instance; `None`: it is attached to nothing.
+    pub attachment: Option<Attached>,
+    /// It carries our tag with this instance's id: we created it.
+    pub ours: bool,
+    /// It must not be touched: tagged so, or of a kind that holds no pods (trunk, EFA).
+    pub hands_off: bool,
+}
+
+/// An interface's attachment to this instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// The attachment.
+    pub id: AttachmentId,
+    /// Its device index.
+    pub device: u32,
+    /// It goes away with the instance.
+    pub delete_on_termination: bool,
+}
+
+/// A call that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{action}: {message}")]
+pub struct Failure {
+    /// The EC2 action, or the step in the kernel.
+    pub action: &'static str,
+    /// What is to be concluded from it.
+    pub kind: FailureKind,
+    /// EC2's code and message, or the kernel's.
+    pub message: String,
+}
+
+/// What is to be concluded from a failed call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FailureKind {
+    /// The subnet has too few free addresses. Nothing was done.
+    SubnetFull,
+    /// The instance has as many interfaces as its type may. Nothing was done.
+    InstanceEniLimit,
+    /// The account has as many interfaces as it may. Nothing was done.
+    AccountEniLimit,
+    /// The interface has as many addresses as it may. Nothing was done.
+    AddressLimit,
+    /// Too many calls. Nothing was done.
+    Throttled,
+    /// The credentials do not allow the action. Nothing was done.
+    Denied,
+    /// The object is not there.
+    NotFound,
+    /// The object is in another state: attached, in use, index taken. Ask EC2.
+    Conflict,
+    /// No answer, or an internal error: it may have been done or not. Ask EC2.
+    Unclear,
+    /// Refused for another reason. Nothing was done.
+    Rejected,
+}

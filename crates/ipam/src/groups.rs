@@ -1,0 +1,132 @@
+//! Security groups: every interface carries the primary's, until EC2 itself shows it.
+//!
+//! Pods get the groups of the interface that holds their address, so a group attached to the
+//! primary interface alone reaches only some of them. Upstream applies a change once and forgets;
+//! here a difference is applied until EC2 shows none. Instance metadata, which costs no EC2 call,
+//! is only the bell: it makes the pool ask EC2, it never decides.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use settings::GroupSync;
+use vpc::facts::EniId;
+
+use crate::effect::{Call, Effect};
+use crate::event::{Failure, FailureKind, ImdsEni};
+use crate::pool::{Backoff, Eni, Pool};
+use crate::types::Millis;
+
+pub(crate) fn imds(pool: &mut Pool, seen: BTreeMap<EniId, ImdsEni>) {
+    if pool.groups.imds != seen {
+        pool.groups.imds = seen;
+        pool.groups.disagreement = Backoff::default();
+    }
+}
+
+pub(crate) fn drive(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
+    ask_when_metadata_disagrees(pool, now);
+    if pool.config.group_sync == GroupSync::AtStart {
+        return;
+    }
+    let wrong = |eni: &&Eni| {
+        pool.is_synced_kind(eni)
+            && eni.groups != pool.groups.primary
+            && eni.group_retry.open(now)
+            && !pool.is_busy(&eni.id, |call| matches!(call, Call::SetGroups { .. }))
+    };
+    let wrong: Vec<EniId> = pool
+        .enis
+        .values()
+        .filter(wrong)
+        .map(|eni| eni.id.clone())
+        .collect();
+    for eni in wrong {
+        let groups = pool.groups.primary.clone();
+        pool.call(Call::SetGroups { eni, groups }, effects);
+    }
+}
+
+/// Metadata shows other groups, or other interfaces, than we believe: EC2 is asked, again and
+/// again with growing pauses as long as that lasts, since either side may lag.
+fn ask_when_metadata_disagrees(pool: &mut Pool, now: Millis) {
+    let attached = |eni: &&Eni| eni.device.is_some() && !eni.stage.is_leaving();
+    let seen = &pool.groups.imds;
+    let other_groups = pool.enis.values().filter(attached).any(|eni| {
+        seen.get(&eni.id).is_some_and(|imds| {
+            imds.groups != eni.groups && pool.config.group_sync != GroupSync::AtStart
+        })
+    });
+    let gone = pool
+        .enis
+        .values()
+        .filter(attached)
+        .any(|eni| !seen.contains_key(&eni.id));
+    let known = |id: &EniId| pool.enis.contains_key(id) || pool.foreign.contains_key(id);
+    let new = seen.keys().any(|id| !known(id));
+    if seen.is_empty() || !(other_groups || gone || new) {
+        pool.groups.disagreement = Backoff::default();
+        return;
+    }
+    if pool.groups.disagreement.open(now) {
+        let failures = pool.groups.disagreement.failures;
+        let (first, most) = (Duration::from_secs(2), Duration::from_secs(300));
+        pool.groups.disagreement = pool.backed_off(failures, now, first, most);
+        pool.wish(now, false);
+    }
+}
+
+/// EC2 took the groups, or refused them.
+pub(crate) fn set(
+    pool: &mut Pool,
+    id: &EniId,
+    groups: Vec<vpc::facts::SgId>,
+    result: Result<(), Failure>,
+    now: Millis,
+) {
+    let failures = pool.enis.get(id).map_or(0, |eni| eni.group_retry.failures);
+    let (first, most) = (Duration::from_secs(1), Duration::from_secs(30));
+    let retry = pool.backed_off(failures, now, first, most);
+    let Some(eni) = pool.enis.get_mut(id) else {
+        return;
+    };
+    match result {
+        Ok(()) => {
+            eni.groups = groups;
+            // Until EC2 shows them they are repeated, but not at once: it may lag.
+            eni.group_retry.until = retry.until;
+            pool.groups.unconfirmed.insert(id.clone());
+            pool.wish(now.after(Duration::from_secs(1)), false);
+        }
+        Err(failure) => {
+            eni.group_retry = retry;
+            if matches!(failure.kind, FailureKind::NotFound | FailureKind::Unclear) {
+                pool.wish(now, false);
+            }
+            pool.groups.trouble = Some(failure);
+        }
+    }
+}
+
+/// EC2 shows an interface's groups.
+pub(crate) fn shown(pool: &mut Pool, id: &EniId, groups: &[vpc::facts::SgId], now: Millis) {
+    let equal = *groups == *pool.groups.primary;
+    let failures = pool.enis.get(id).map_or(0, |eni| eni.group_retry.failures);
+    let (first, most) = (Duration::from_secs(1), Duration::from_secs(30));
+    let again = pool.backed_off(failures, now, first, most);
+    let was_set = pool.groups.unconfirmed.contains(id);
+    let Some(eni) = pool.enis.get_mut(id) else {
+        return;
+    };
+    eni.groups = groups.to_vec();
+    if equal {
+        eni.group_retry = Backoff::default();
+        pool.groups.unconfirmed.remove(id);
+        if pool.groups.unconfirmed.is_empty() {
+            pool.groups.trouble = None;
+        }
+    } else if was_set {
+        // It was set, and EC2 does not show it: old news, or somebody else sets them too.
+        eni.group_retry = again;
+        pool.wish(now.after(Duration::from_secs(1)), false);
+    }
+}

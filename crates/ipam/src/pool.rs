@@ -1,0 +1,609 @@
+//! The pool's state, and what may be read of it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use settings::GroupSync;
+use vpc::facts::{EniId, Mac, SgId, SubnetId};
+
+use crate::arithmetic::Stock;
+use crate::effect::{Call, Effect, OpId};
+use crate::event::{Failure, ImdsEni};
+use crate::types::{
+    Allocation, AttachmentId, ClientToken, Config, EniLimitBy, Key, Millis, NodeFacts, Pod, Ticket,
+};
+
+/// The node's address pool.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    pub(crate) config: Config,
+    pub(crate) clock: Millis,
+    pub(crate) rng: u64,
+    pub(crate) node: Option<NodeFacts>,
+    /// Why the pool does not serve yet; `None` once it has.
+    pub(crate) not_ready: Option<String>,
+    pub(crate) draining: bool,
+    pub(crate) enis: BTreeMap<EniId, Eni>,
+    /// Attached interfaces that are not ours to use; they count against the instance's limit.
+    pub(crate) foreign: BTreeMap<EniId, u32>,
+    pub(crate) births: Vec<Birth>,
+    pub(crate) allocations: BTreeMap<Key, Allocation>,
+    pub(crate) by_address: BTreeMap<Ipv4Addr, Key>,
+    /// When an address was released that no interface shows (yet).
+    pub(crate) resting: BTreeMap<Ipv4Addr, Millis>,
+    /// Addresses given back to EC2, and when: what EC2 shows of them soon after is old.
+    pub(crate) returned: BTreeMap<Ipv4Addr, Millis>,
+    pub(crate) waiting: VecDeque<Waiting>,
+    pub(crate) ops: BTreeMap<OpId, Call>,
+    pub(crate) next_op: u64,
+    pub(crate) next_token: u64,
+    pub(crate) assign: Way,
+    pub(crate) create: Way,
+    pub(crate) groups: Groups,
+    pub(crate) show: Show,
+    pub(crate) surplus_since: Option<Millis>,
+}
+
+/// An interface of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eni {
+    /// Its id.
+    pub id: EniId,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Its subnet.
+    pub subnet: SubnetId,
+    /// Its own address; never a pod's.
+    pub primary: Ipv4Addr,
+    /// Its device index, once attached; 0 is the instance's primary interface.
+    pub device: Option<u32>,
+    /// Its attachment, once attached.
+    pub attachment: Option<AttachmentId>,
+    /// Its groups as EC2 last said, sorted.
+    pub groups: Vec<SgId>,
+    /// We created it: only then is it ever detached or deleted.
+    pub ours: bool,
+    /// Where it is in its life.
+    pub stage: Stage,
+    /// Since when.
+    pub stage_since: Millis,
+    /// Its addresses for pods.
+    pub slots: BTreeMap<Ipv4Addr, Slot>,
+    /// Why its life does not go on, if it does not.
+    pub trouble: Option<Failure>,
+    pub(crate) retry: Backoff,
+    pub(crate) protected: bool,
+    pub(crate) protect_retry: Backoff,
+    pub(crate) group_retry: Backoff,
+    /// EC2 has shown the primary's groups since this one was created.
+    pub(crate) groups_fresh: bool,
+    /// The last call that changed it; what was asked for before shows an older state.
+    pub(crate) touched: u64,
+    /// The call that created it; 0 if that was before this start.
+    pub(crate) born: u64,
+    /// Calls about it go unanswered, or EC2 shows it no more.
+    pub(crate) missing_since: Option<Millis>,
+    /// Addresses whose return had an unclear end, and when it is repeated.
+    pub(crate) unassign_again: Option<(Vec<Ipv4Addr>, Millis)>,
+}
+
+/// Where an interface is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// Created, attached to nothing.
+    Unattached,
+    /// Being attached.
+    Attaching,
+    /// Attached, not set up in the kernel.
+    Unplumbed,
+    /// Being set up in the kernel.
+    Plumbing,
+    /// Set up, but its groups are not yet known to be the primary's.
+    Grouping,
+    /// In service.
+    Ready,
+    /// To be removed; EC2 is asked first.
+    Confirming,
+    /// Being detached.
+    Detaching,
+    /// Detached.
+    Detached,
+    /// Being deleted.
+    Deleting,
+}
+
+impl Stage {
+    /// On its way into service.
+    pub fn is_coming(self) -> bool {
+        use Stage::{Attaching, Grouping, Plumbing, Unattached, Unplumbed};
+        matches!(
+            self,
+            Unattached | Attaching | Unplumbed | Plumbing | Grouping
+        )
+    }
+
+    /// On its way out.
+    pub fn is_leaving(self) -> bool {
+        use Stage::{Confirming, Deleting, Detached, Detaching};
+        matches!(self, Confirming | Detaching | Detached | Deleting)
+    }
+}
+
+/// An address of an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// Whose it is.
+    pub state: SlotState,
+    /// Since when the pool knows it.
+    pub known: Millis,
+    /// When it last went to a pod.
+    pub assigned_at: Option<Millis>,
+    /// EC2 shows it no more although a pod has it.
+    pub lost: bool,
+}
+
+/// Whose an address is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SlotState {
+    /// Nobody's; released by its last pod at the time, if it ever had one.
+    Free(Option<Millis>),
+    /// A pod's.
+    Assigned(Key),
+    /// On its way back to EC2.
+    Leaving,
+}
+
+/// An interface that is being created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Birth {
+    pub(crate) token: ClientToken,
+    pub(crate) count: u32,
+    pub(crate) groups: Vec<SgId>,
+    pub(crate) retry: Backoff,
+    pub(crate) trouble: Option<Failure>,
+}
+
+/// An ADD without an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) tickets: Vec<Ticket>,
+    pub(crate) key: Key,
+    pub(crate) pod: Pod,
+    pub(crate) since: Millis,
+    pub(crate) deadline: Millis,
+}
+
+/// A time before which something is not tried again; grows with each failure.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Backoff {
+    pub(crate) failures: u32,
+    pub(crate) until: Millis,
+}
+
+impl Backoff {
+    pub(crate) fn open(&self, now: Millis) -> bool {
+        self.until <= now
+    }
+}
+
+/// A way to grow (more addresses on an interface, another interface), with what stands in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) retry: Backoff,
+    pub(crate) trouble: Option<Failure>,
+    /// Not more than this many addresses at once, while the subnet is nearly full.
+    pub(crate) cap: Option<u32>,
+}
+
+/// What is known about security groups.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Groups {
+    /// The primary interface's, as EC2 first showed them.
+    pub(crate) at_start: Vec<SgId>,
+    /// The primary interface's, as EC2 last showed them.
+    pub(crate) primary: Vec<SgId>,
+    pub(crate) imds: BTreeMap<EniId, ImdsEni>,
+    /// Why the last attempt to set groups failed.
+    pub(crate) trouble: Option<Failure>,
+    /// Interfaces whose groups were set since EC2 last showed them.
+    pub(crate) unconfirmed: BTreeSet<EniId>,
+    pub(crate) disagreement: Backoff,
+}
+
+/// When EC2 is asked next what it shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Show {
+    pub(crate) wish: Option<(Millis, bool)>,
+    pub(crate) retry: Backoff,
+    pub(crate) trouble: Option<Failure>,
+    pub(crate) next_sweep: Millis,
+    /// When an answer can no longer be older than a call that had an unclear end.
+    pub(crate) recheck: Option<Millis>,
+    /// The last call that EC2 answered.
+    pub(crate) last: u64,
+    /// EC2 has answered at least once.
+    pub(crate) once: bool,
+}
+
+/// Whether the security groups of all interfaces are equal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupState {
+    /// They are copied at start only.
+    Off,
+    /// EC2 shows them equal.
+    Equal,
+    /// They are being set.
+    Applying {
+        /// The interfaces that EC2 does not yet show with the primary's groups.
+        enis: Vec<EniId>,
+        /// Why the last attempt failed, if it did.
+        trouble: Option<Failure>,
+    },
+}
+
+/// The pool in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Interfaces in use by the pool, the coming and leaving ones included.
+    pub interfaces: u32,
+    /// Interfaces that it may use.
+    pub interfaces_max: u32,
+    /// Addresses for pods on interfaces in service.
+    pub total: u32,
+    /// Addresses with pods.
+    pub assigned: u32,
+    /// Addresses that rest.
+    pub resting: u32,
+    /// Free and rested.
+    pub available: u32,
+    /// Addresses on their way.
+    pub coming: u32,
+    /// ADDs that wait.
+    pub waiting: u32,
+}
+
+impl Pool {
+    /// An empty pool that knows nothing of its node yet.
+    pub fn new(config: Config) -> Self {
+        Self {
+            rng: config.seed,
+            config,
+            clock: Millis(0),
+            node: None,
+            not_ready: Some("it has not read its identity from instance metadata yet".to_owned()),
+            draining: false,
+            enis: BTreeMap::new(),
+            foreign: BTreeMap::new(),
+            births: Vec::new(),
+            allocations: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            returned: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            ops: BTreeMap::new(),
+            next_op: 1,
+            next_token: 1,
+            assign: Way::default(),
+            create: Way::default(),
+            groups: Groups::default(),
+            show: Show::default(),
+            surplus_since: None,
+        }
+    }
+
+    /// Why no pod is served, or `None` when pods are.
+    pub fn not_ready(&self) -> Option<&str> {
+        if self.draining {
+            Some("it is shutting down")
+        } else {
+            self.not_ready.as_deref()
+        }
+    }
+
+    /// The node, once known.
+    pub fn node(&self) -> Option<&NodeFacts> {
+        self.node.as_ref()
+    }
+
+    /// The interfaces, by id.
+    pub fn enis(&self) -> impl Iterator<Item = &Eni> {
+        self.enis.values()
+    }
+
+    /// Addresses in use, by attachment; those included whose interface EC2 does not show.
+    pub fn allocations(&self) -> impl Iterator<Item = &Allocation> {
+        self.allocations.values()
+    }
+
+    /// The address of an attachment.
+    pub fn allocation(&self, key: &Key) -> Option<&Allocation> {
+        self.allocations.get(key)
+    }
+
+    /// The interface that holds an address.
+    pub fn eni_of(&self, address: Ipv4Addr) -> Option<&Eni> {
+        self.enis
+            .values()
+            .find(|eni| eni.slots.contains_key(&address))
+    }
+
+    /// When each free address was released, as far as that still matters.
+    pub fn released(&self) -> BTreeMap<Ipv4Addr, Millis> {
+        let rested = |at: Millis| at.after(self.config.cooldown) <= self.clock;
+        let slots = self.enis.values().flat_map(|eni| &eni.slots);
+        let free = slots.filter_map(|(address, slot)| match slot.state {
+            SlotState::Free(Some(at)) => Some((*address, at)),
+            _ => None,
+        });
+        let unseen = self.resting.iter().map(|(address, at)| (*address, *at));
+        free.chain(unseen).filter(|(_, at)| !rested(*at)).collect()
+    }
+
+    /// Calls without an answer.
+    pub fn in_flight(&self) -> impl Iterator<Item = &Call> {
+        self.ops.values()
+    }
+
+    /// Whether the security groups of all interfaces are equal.
+    pub fn group_state(&self) -> GroupState {
+        if self.config.group_sync == GroupSync::AtStart {
+            return GroupState::Off;
+        }
+        let differing = self.enis.values().filter(|eni| {
+            self.is_synced_kind(eni)
+                && (eni.groups != self.groups.primary || self.groups.unconfirmed.contains(&eni.id))
+        });
+        let enis: Vec<EniId> = differing.map(|eni| eni.id.clone()).collect();
+        if enis.is_empty() {
+            GroupState::Equal
+        } else {
+            GroupState::Applying {
+                enis,
+                trouble: self.groups.trouble.clone(),
+            }
+        }
+    }
+
+    /// The pool in numbers.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts {
+            interfaces: len(self.enis.len() + self.births.len()),
+            interfaces_max: self.usable_interfaces().0,
+            coming: self.coming(),
+            waiting: len(self.waiting.len()),
+            ..Counts::default()
+        };
+        for eni in self.enis.values().filter(|eni| eni.stage == Stage::Ready) {
+            for slot in eni.slots.values() {
+                counts.total += 1;
+                match slot.state {
+                    SlotState::Assigned(_) => counts.assigned += 1,
+                    SlotState::Leaving => {}
+                    SlotState::Free(_) if self.is_rested(slot) && eni.missing_since.is_none() => {
+                        counts.available += 1;
+                    }
+                    SlotState::Free(_) => counts.resting += 1,
+                }
+            }
+        }
+        counts
+    }
+
+    // ---------------------------------------------------------------- inside
+
+    pub(crate) fn advance(&mut self, now: Millis) -> Millis {
+        self.clock = self.clock.max(now);
+        self.clock
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.not_ready.is_none()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Whether interfaces and addresses may change.
+    pub(crate) fn is_working(&self) -> bool {
+        self.is_ready() && !self.draining
+    }
+
+    pub(crate) fn is_rested(&self, slot: &Slot) -> bool {
+        match slot.state {
+            SlotState::Free(None) => true,
+            SlotState::Free(Some(at)) => at.after(self.config.cooldown) <= self.clock,
+            SlotState::Assigned(_) | SlotState::Leaving => false,
+        }
+    }
+
+    pub(crate) fn slots_per_eni(&self) -> u32 {
+        self.node.as_ref().map_or(0, |node| node.limits.slots())
+    }
+
+    /// How many interfaces the pool may have, and whose limit that is.
+    pub(crate) fn usable_interfaces(&self) -> (u32, EniLimitBy) {
+        let limit = self.node.as_ref().map_or(0, |node| node.limits.interfaces);
+        let (most, by) = match self.config.max_eni {
+            Some(max) if max < limit => (max, EniLimitBy::MaxEni),
+            _ => (limit, EniLimitBy::InstanceType),
+        };
+        (most.saturating_sub(len(self.foreign.len())), by)
+    }
+
+    /// Addresses that were asked for and will be free when they come.
+    pub(crate) fn coming(&self) -> u32 {
+        let born: u32 = self.births.iter().map(|birth| birth.count).sum();
+        let free = |eni: &Eni| {
+            len(eni
+                .slots
+                .values()
+                .filter(|s| matches!(s.state, SlotState::Free(_)))
+                .count())
+        };
+        let coming = self.enis.values().filter(|eni| eni.stage.is_coming());
+        let attached: u32 = coming.map(free).sum();
+        let assigned: u32 = self
+            .ops
+            .values()
+            .filter_map(|call| match call {
+                Call::Assign { count, .. } => Some(*count),
+                _ => None,
+            })
+            .sum();
+        born + attached + assigned
+    }
+
+    /// The stock that the targets are compared with.
+    pub(crate) fn stock(&self) -> Stock {
+        let counts = self.counts();
+        let coming = counts.coming;
+        let available = counts.available + coming;
+        Stock {
+            total: counts.total + coming,
+            available: available.saturating_sub(counts.waiting),
+            waiting: counts.waiting.saturating_sub(available),
+        }
+    }
+
+    pub(crate) fn primary(&self) -> Option<&Eni> {
+        self.enis.values().find(|eni| eni.is_primary())
+    }
+
+    /// Interfaces whose groups follow the primary's.
+    pub(crate) fn is_synced_kind(&self, eni: &Eni) -> bool {
+        !eni.is_primary() && eni.device.is_some() && !eni.stage.is_leaving()
+    }
+
+    pub(crate) fn is_busy(&self, eni: &EniId, which: fn(&Call) -> bool) -> bool {
+        self.ops
+            .values()
+            .any(|call| call.eni() == Some(eni) && which(call))
+    }
+
+    pub(crate) fn call(&mut self, call: Call, effects: &mut Vec<Effect>) {
+        let op = OpId(self.next_op);
+        self.next_op += 1;
+        if let Some(eni) = call.eni().and_then(|id| self.enis.get_mut(id)) {
+            eni.touched = op.0;
+        }
+        self.ops.insert(op, call.clone());
+        effects.push(Effect::Call(op, call));
+    }
+
+    /// Asks EC2 what it shows, at `at` or before.
+    pub(crate) fn wish(&mut self, at: Millis, leftovers: bool) {
+        self.show.wish = Some(match self.show.wish {
+            None => (at, leftovers),
+            Some((other, others)) => (other.min(at), others || leftovers),
+        });
+    }
+
+    /// The next backoff: doubled from `first` to `most`, the later half of it by chance.
+    pub(crate) fn backed_off(
+        &mut self,
+        failures: u32,
+        now: Millis,
+        first: Duration,
+        most: Duration,
+    ) -> Backoff {
+        let whole = first
+            .saturating_mul(1 << failures.min(16))
+            .min(most)
+            .as_millis() as u64;
+        let half = whole / 2;
+        let wait = half + self.random() % (half + 1);
+        Backoff {
+            failures: failures.saturating_add(1),
+            until: Millis(now.0 + wait),
+        }
+    }
+
+    /// `splitmix64`.
+    pub(crate) fn random(&mut self) -> u64 {
+        self.rng = self.rng.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.rng;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// When something changes by time alone.
+    pub(crate) fn next_wake(&self, now: Millis) -> Option<Millis> {
+        if self.draining {
+            return None;
+        }
+        let mut times: Vec<Millis> = self.waiting.iter().map(|w| w.deadline).collect();
+        let asking = self
+            .ops
+            .values()
+            .any(|call| matches!(call, Call::Show { .. }));
+        if let Some((at, _)) = self.show.wish.filter(|_| self.node.is_some() && !asking) {
+            times.push(at.max(self.show.retry.until));
+        }
+        if self.is_ready() {
+            times.push(self.show.next_sweep);
+            times.extend([self.assign.retry.until, self.create.retry.until]);
+            times.extend(self.births.iter().map(|b| b.retry.until));
+            times.push(self.groups.disagreement.until);
+            times.extend(self.show.recheck);
+            times.extend(
+                self.surplus_since
+                    .map(|at| at.after(self.config.shrink_after)),
+            );
+            for eni in self.enis.values() {
+                times.extend([
+                    eni.retry.until,
+                    eni.protect_retry.until,
+                    eni.group_retry.until,
+                ]);
+                times.push(eni.stage_since.after(self.config.shrink_after));
+                times.extend(eni.unassign_again.as_ref().map(|(_, at)| *at));
+                times.extend(eni.slots.values().filter_map(|slot| match slot.state {
+                    SlotState::Free(Some(at)) => Some(at.after(self.config.cooldown)),
+                    _ => None,
+                }));
+            }
+        }
+        times.into_iter().filter(|at| *at > now).min()
+    }
+}
+
+impl Eni {
+    /// Whether it is the interface that the instance was launched with.
+    pub fn is_primary(&self) -> bool {
+        self.device == Some(0)
+    }
+
+    pub(crate) fn enter(&mut self, stage: Stage, now: Millis) {
+        self.stage = stage;
+        self.stage_since = now;
+    }
+
+    /// No pod, and nothing that a pod just left.
+    pub(crate) fn is_idle(&self, rested: impl Fn(&Slot) -> bool) -> bool {
+        self.slots.values().all(rested)
+    }
+}
+
+impl Call {
+    /// The interface that it is about.
+    pub fn eni(&self) -> Option<&EniId> {
+        match self {
+            Self::CreateEni { .. } | Self::Show { .. } => None,
+            Self::AttachEni { eni, .. }
+            | Self::SetDeleteOnTermination { eni, .. }
+            | Self::Assign { eni, .. }
+            | Self::Unassign { eni, .. }
+            | Self::DetachEni { eni, .. }
+            | Self::DeleteEni { eni }
+            | Self::SetGroups { eni, .. }
+            | Self::SetUp { eni, .. } => Some(eni),
+        }
+    }
+}
+
+pub(crate) fn len(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
