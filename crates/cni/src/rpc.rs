@@ -20,6 +20,23 @@ pub const IPAMD_SOCKET: &str = "/var/run/aws-node/ipamd.sock";
 /// Where the policy daemon listens (`rpc.NPBackend`).
 pub const NPA_SOCKET: &str = "/var/run/aws-node/npa.sock";
 
+/// Method paths, as HTTP/2 carries them.
+pub const ADD_NETWORK: &str = "/rpc.CNIBackend/AddNetwork";
+/// See [`ADD_NETWORK`].
+pub const DEL_NETWORK: &str = "/rpc.CNIBackend/DelNetwork";
+/// See [`ADD_NETWORK`].
+pub const ENFORCE_NP_TO_POD: &str = "/rpc.NPBackend/EnforceNpToPod";
+/// See [`ADD_NETWORK`].
+pub const DELETE_POD_NP: &str = "/rpc.NPBackend/DeletePodNp";
+/// See [`ADD_NETWORK`].
+pub const NODE_STATUS: &str = "/branchline.v1.Node/Status";
+/// See [`ADD_NETWORK`].
+pub const NODE_LIST_ALLOCATIONS: &str = "/branchline.v1.Node/ListAllocations";
+/// See [`ADD_NETWORK`].
+pub const NODE_GET_ALLOCATION: &str = "/branchline.v1.Node/GetAllocation";
+/// See [`ADD_NETWORK`].
+pub const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
 /// The version both of upstream's halves send; upstream's daemon refuses any other value.
 pub const CLIENT_VERSION: &str = "";
 

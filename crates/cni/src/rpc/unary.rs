@@ -157,7 +157,7 @@ pub struct Channel {
     requests: SendRequest<Bytes>,
     connection: Connection<Socket, Bytes>,
     waker: Arc<Flag>,
-    stream: Arc<UnixStream>,
+    stream: Arc<Stream>,
 }
 
 impl Channel {
@@ -168,7 +168,7 @@ impl Channel {
             socket: socket.to_owned(),
             source,
         };
-        let stream = Arc::new(connect(socket, deadline).map_err(failed)?);
+        let stream = Arc::new(Stream::new(connect(socket, deadline).map_err(failed)?));
         let waker = Arc::new(Flag::default());
         let mut builder = h2::client::Builder::new();
         builder.enable_push(false).max_concurrent_reset_streams(0);
@@ -285,15 +285,20 @@ fn drive<T>(
     }
 }
 
-/// Waits for the socket; false at the deadline. Only readiness to read is waited for: a request is
-/// far smaller than the socket's buffer, and a peer that lets that fill up runs into the deadline.
-fn wait(stream: &UnixStream, deadline: Instant) -> bool {
+/// Waits until the socket can go on; false at the deadline.
+fn wait(stream: &Stream, deadline: Instant) -> bool {
+    let writing = stream.write_blocked.load(Ordering::Relaxed);
+    let events = if writing {
+        PollFlags::IN | PollFlags::OUT
+    } else {
+        PollFlags::IN
+    };
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let Ok(timeout) = rustix::event::Timespec::try_from(left) else {
             return false;
         };
-        let mut ready = [PollFd::new(stream, PollFlags::IN)];
+        let mut ready = [PollFd::new(&stream.socket, events)];
         match rustix::event::poll(&mut ready, Some(&timeout)) {
             Ok(0) => return false,
             Ok(_) => return true,
@@ -457,8 +462,23 @@ impl Wake for Flag {
     }
 }
 
+/// The socket, and whether a write waits for room in it. A read always waits.
+struct Stream {
+    socket: UnixStream,
+    write_blocked: AtomicBool,
+}
+
+impl Stream {
+    fn new(socket: UnixStream) -> Self {
+        Self {
+            socket,
+            write_blocked: AtomicBool::new(false),
+        }
+    }
+}
+
 /// The socket for h2: what would block is pending, and [`wait`] knows what to wait for.
-struct Socket(Arc<UnixStream>);
+struct Socket(Arc<Stream>);
 
 fn or_pending<T>(done: io::Result<T>) -> Poll<io::Result<T>> {
     match done {
@@ -473,7 +493,7 @@ impl AsyncRead for Socket {
         _: &mut Context<'_>,
         to: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = io::Read::read(&mut &*self.0, to.initialize_unfilled());
+        let read = io::Read::read(&mut &self.0.socket, to.initialize_unfilled());
         or_pending(read.map(|count| to.advance(count)))
     }
 }
@@ -484,7 +504,11 @@ impl AsyncWrite for Socket {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        or_pending(io::Write::write(&mut &*self.0, bytes))
+        let written = or_pending(io::Write::write(&mut &self.0.socket, bytes));
+        self.0
+            .write_blocked
+            .store(written.is_pending(), Ordering::Relaxed);
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -492,6 +516,6 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        or_pending(self.0.shutdown(std::net::Shutdown::Write))
+        or_pending(self.0.socket.shutdown(std::net::Shutdown::Write))
     }
 }
