@@ -121,6 +121,32 @@ pub enum Error {
         /// Why it cannot be.
         reason: &'static str,
     },
+    /// `nft` cannot be executed.
+    #[error("cannot run nft: is the package nftables installed?")]
+    NftStart {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// `nft` refused a text; nothing of it is in force.
+    #[error("nft refused line {line} ({text}): {message}")]
+    NftRefused {
+        /// Number of the line, from 1; 0 when nft did not say.
+        line: usize,
+        /// That line.
+        text: String,
+        /// What nft said.
+        message: String,
+    },
+    /// The output of `nft -j` is not what we know.
+    #[error("cannot read the output of nft {args}: another version than 1.0?")]
+    NftOutput {
+        /// Its arguments.
+        args: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
     /// A setting under `/proc/sys/net` cannot be read or written.
     #[error("sysctl net/{key}")]
     Sysctl {

@@ -13,9 +13,11 @@
 //!
 //! Minimum kernel: 5.15 unless a function says otherwise.
 
+pub mod conntrack;
 mod error;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod sysctl;
 
 pub use error::Error;

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
-    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, Parseable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{SocketAddr, protocols::NETLINK_ROUTE};
@@ -24,15 +24,21 @@ const DUMP_ATTEMPTS: u32 = 64;
 const EXT_ACK_MESSAGE: u16 = 1;
 
 /// A blocking rtnetlink socket in one network namespace.
+#[derive(Debug)]
 pub struct Socket {
+    channel: Channel,
+}
+
+/// A netlink socket of any protocol that keeps requests and answers together.
+pub(crate) struct Channel {
     socket: netlink_sys::Socket,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
-impl std::fmt::Debug for Socket {
+impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "netlink::Socket({:?})", self.socket)
+        self.socket.fmt(f)
     }
 }
 
@@ -53,7 +59,23 @@ impl Request {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        // The next message of a batch starts at a multiple of 4 bytes.
+        Self::aligned(words, bytes)
+    }
+
+    /// A request of a protocol that has no types here; `payload` follows the netlink header.
+    pub(crate) fn raw(words: String, kind: u16, flags: u16, payload: &[u8]) -> Self {
+        let length = HEADER + payload.len();
+        let mut bytes = vec![0; length];
+        bytes[HEADER..].copy_from_slice(payload);
+        let mut packet = NetlinkBuffer::new(&mut bytes);
+        packet.set_length(length as u32);
+        packet.set_message_type(kind);
+        packet.set_flags(NLM_F_REQUEST | flags);
+        Self::aligned(words, bytes)
+    }
+
+    /// The next message of a batch starts at a multiple of 4 bytes.
+    fn aligned(words: String, mut bytes: Vec<u8>) -> Self {
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         Self { words, bytes }
     }
@@ -76,33 +98,23 @@ impl Request {
             detail,
         }
     }
-
-    fn undecodable(&self, reason: impl std::fmt::Display) -> Error {
-        Error::Decode {
-            request: self.words.clone(),
-            reason: reason.to_string(),
-        }
-    }
 }
 
 /// One message of the kernel, cut out of a datagram.
-struct Reply<'a> {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    payload: &'a [u8],
+pub(crate) struct Reply {
     header: NetlinkHeader,
+    /// What follows the netlink header.
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Socket {
     /// Opens a socket in the namespace of the calling thread.
     pub fn open() -> Result<Self> {
-        let socket = open_route_socket().map_err(|source| failed("open", source))?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-            buffer: Vec::with_capacity(RECEIVE),
-        })
+        let channel = Channel::open(NETLINK_ROUTE)?;
+        // List requests are checked strictly, so that filters by table and link are honoured.
+        let strict = channel.socket.set_netlink_get_strict_chk(true);
+        strict.map_err(|source| failed("open", source))?;
+        Ok(Self { channel })
     }
 
     /// Opens a socket in a namespace; it may then be used from any thread.
@@ -112,18 +124,52 @@ impl Socket {
 
     /// The number of a link in this namespace; one ioctl, no message.
     pub(crate) fn index(&self, link: &LinkName) -> std::result::Result<u32, Errno> {
-        rustix::net::netdevice::name_to_index(self.socket.as_fd(), link.as_str())
+        rustix::net::netdevice::name_to_index(self.channel.socket.as_fd(), link.as_str())
     }
 
     /// The name of a link in this namespace.
     pub(crate) fn name_of(&self, index: u32) -> std::result::Result<String, Errno> {
-        rustix::net::netdevice::index_to_name(self.socket.as_fd(), index)
+        rustix::net::netdevice::index_to_name(self.channel.socket.as_fd(), index)
     }
 
     /// Sends one request that has no other answer than success or failure.
     pub(crate) fn execute(&mut self, request: Request) -> Result<()> {
         let mut outcomes = self.exchange(&mut [request])?;
         outcomes.pop().unwrap_or(Ok(()))
+    }
+
+    /// Sends requests in one datagram and returns the outcome of each ([`Channel::exchange`]).
+    pub(crate) fn exchange(&mut self, requests: &mut [Request]) -> Result<Vec<Result<()>>> {
+        self.channel.exchange(requests)
+    }
+
+    /// Sends one request that is answered by one object.
+    pub(crate) fn get(&mut self, request: Request) -> Result<RouteNetlinkMessage> {
+        let reply = self.channel.get(&request)?;
+        decode(&request, &reply)
+    }
+
+    /// Reads a whole list, again and again until the kernel could write it down undisturbed.
+    pub(crate) fn dump(
+        &mut self,
+        what: &'static str,
+        message: &RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>> {
+        let request = Request::new(format!("list {what}"), message.clone(), NLM_F_DUMP);
+        let list = self.channel.dump(what, &request)?;
+        list.iter().map(|reply| decode(&request, reply)).collect()
+    }
+}
+
+impl Channel {
+    /// Opens a socket of a netlink protocol in the namespace of the calling thread.
+    pub(crate) fn open(protocol: isize) -> Result<Self> {
+        let socket = connected(protocol).map_err(|source| failed("open", source))?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+            buffer: Vec::with_capacity(RECEIVE),
+        })
     }
 
     /// Sends requests in one datagram and returns the outcome of each, in order. The kernel works
@@ -146,53 +192,46 @@ impl Socket {
         let mut waiting = true;
         while waiting {
             self.receive(|reply| {
-                let i = reply.sequence.wrapping_sub(first) as usize;
-                if i > last || reply.kind != NLMSG_ERROR {
-                    return Ok(()); // the rest of an exchange that was given up, or an echo
+                let i = reply.header.sequence_number.wrapping_sub(first) as usize;
+                if i > last || reply.header.message_type != NLMSG_ERROR {
+                    return; // the rest of an exchange that was given up, or an echo
                 }
                 if let Some((errno, detail)) = error_of(&reply) {
                     outcomes[i] = Err(requests[i].refused(errno, detail));
                 }
                 waiting &= i != last;
-                Ok(())
             })?;
         }
         Ok(outcomes)
     }
 
     /// Sends one request that is answered by one object.
-    pub(crate) fn get(&mut self, mut request: Request) -> Result<RouteNetlinkMessage> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let sequence = self.sequence;
-        request.stamp(sequence, 0);
-        self.send(&request.bytes)?;
+    fn get(&mut self, request: &Request) -> Result<Reply> {
+        let sequence = self.start(request)?;
         let mut answer = None;
         while answer.is_none() {
             self.receive(|reply| {
-                if reply.sequence != sequence {
-                    return Ok(());
+                if reply.header.sequence_number == sequence && answer.is_none() {
+                    answer = Some(reply);
                 }
-                answer = Some(match reply.kind {
-                    NLMSG_ERROR => {
-                        let (errno, detail) = error_of(&reply).unwrap_or((Errno::NODATA, None));
-                        Err(request.refused(errno, detail))
-                    }
-                    _ => decode(&reply).map_err(|e| request.undecodable(e)),
-                });
-                Ok(())
             })?;
         }
-        answer.unwrap_or_else(|| Err(request.refused(Errno::NODATA, None)))
+        match answer {
+            Some(reply) if reply.header.message_type != NLMSG_ERROR => Ok(reply),
+            other => {
+                let error = other
+                    .as_ref()
+                    .and_then(error_of)
+                    .unwrap_or((Errno::NODATA, None));
+                Err(request.refused(error.0, error.1))
+            }
+        }
     }
 
     /// Reads a whole list, again and again until the kernel could write it down undisturbed.
-    pub(crate) fn dump(
-        &mut self,
-        what: &'static str,
-        message: &RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>> {
+    pub(crate) fn dump(&mut self, what: &'static str, request: &Request) -> Result<Vec<Reply>> {
         for _ in 0..DUMP_ATTEMPTS {
-            if let Some(list) = self.dump_once(what, message.clone())? {
+            if let Some(list) = self.dump_once(request)? {
                 return Ok(list);
             }
         }
@@ -202,28 +241,19 @@ impl Socket {
         })
     }
 
-    fn dump_once(
-        &mut self,
-        what: &'static str,
-        message: RouteNetlinkMessage,
-    ) -> Result<Option<Vec<RouteNetlinkMessage>>> {
-        let mut request = Request::new(format!("list {what}"), message, NLM_F_DUMP);
-        self.sequence = self.sequence.wrapping_add(1);
-        let sequence = self.sequence;
-        request.stamp(sequence, 0);
-        self.send(&request.bytes)?;
+    fn dump_once(&mut self, request: &Request) -> Result<Option<Vec<Reply>>> {
+        let sequence = self.start(request)?;
         let (mut list, mut interrupted, mut done) = (Vec::new(), false, None);
         while done.is_none() {
             self.receive(|reply| {
-                if reply.sequence != sequence {
-                    return Ok(());
+                if reply.header.sequence_number != sequence {
+                    return;
                 }
-                interrupted |= reply.flags & NLM_F_DUMP_INTR != 0;
-                match reply.kind {
+                interrupted |= reply.header.flags & NLM_F_DUMP_INTR != 0;
+                match reply.header.message_type {
                     NLMSG_DONE | NLMSG_ERROR => done = Some(error_of(&reply)),
-                    _ => list.push(decode(&reply).map_err(|e| request.undecodable(e))?),
+                    _ => list.push(reply),
                 }
-                Ok(())
             })?;
         }
         match done.flatten() {
@@ -234,6 +264,15 @@ impl Socket {
             None if interrupted => Ok(None),
             None => Ok(Some(list)),
         }
+    }
+
+    /// Sends one request under a number of its own.
+    fn start(&mut self, request: &Request) -> Result<u32> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut bytes = request.bytes.clone();
+        NetlinkBuffer::new(&mut bytes).set_sequence_number(self.sequence);
+        self.send(&bytes)?;
+        Ok(self.sequence)
     }
 
     fn send(&self, datagram: &[u8]) -> Result<()> {
@@ -247,7 +286,7 @@ impl Socket {
     }
 
     /// Receives one datagram and hands its messages to `each`.
-    fn receive(&mut self, mut each: impl FnMut(Reply<'_>) -> Result<()>) -> Result<()> {
+    fn receive(&mut self, mut each: impl FnMut(Reply)) -> Result<()> {
         self.buffer.clear();
         while let Err(source) = self.socket.recv(&mut self.buffer, 0) {
             if source.kind() != io::ErrorKind::Interrupted {
@@ -255,47 +294,33 @@ impl Socket {
             }
         }
         let mut rest = self.buffer.as_slice();
-        let mut result = Ok(());
         while rest.len() >= HEADER {
-            let packet = NetlinkBuffer::new_checked(rest).map_err(|e| {
+            let malformed = |e: netlink_packet_core::DecodeError| {
                 failed(
                     "receive",
                     io::Error::new(io::ErrorKind::InvalidData, e.to_string()),
                 )
-            })?;
-            let mut header = NetlinkHeader::default();
-            header.length = packet.length();
-            header.message_type = packet.message_type();
-            header.flags = packet.flags();
-            header.sequence_number = packet.sequence_number();
-            let reply = Reply {
-                kind: packet.message_type(),
-                flags: packet.flags(),
-                sequence: packet.sequence_number(),
-                payload: &rest[HEADER..packet.length() as usize],
-                header,
             };
-            // Every message is looked at, so that the socket is in step after an error.
-            let one = each(reply);
-            if result.is_ok() {
-                result = one;
-            }
-            let length = (packet.length() as usize).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
+            let packet = NetlinkBuffer::new_checked(rest).map_err(malformed)?;
+            let header = NetlinkHeader::parse(&packet).map_err(malformed)?;
+            let length = packet.length() as usize;
+            each(Reply {
+                header,
+                payload: rest[HEADER..length].to_vec(),
+            });
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
-        result
+        Ok(())
     }
 }
 
-fn open_route_socket() -> io::Result<netlink_sys::Socket> {
-    let socket = netlink_sys::Socket::new(NETLINK_ROUTE)?;
+fn connected(protocol: isize) -> io::Result<netlink_sys::Socket> {
+    let socket = netlink_sys::Socket::new(protocol)?;
     // Connected to the kernel: messages of other processes are refused.
     socket.connect(&SocketAddr::new(0, 0))?;
     // Errors come with an explanation, and without a copy of the request.
     socket.set_ext_ack(true)?;
     socket.set_cap_ack(true)?;
-    // List requests are checked strictly, so that filters by table and link are honoured.
-    socket.set_netlink_get_strict_chk(true)?;
     Ok(socket)
 }
 
@@ -303,18 +328,21 @@ fn failed(step: &'static str, source: io::Error) -> Error {
     Error::Socket { step, source }
 }
 
-fn decode(reply: &Reply<'_>) -> std::result::Result<RouteNetlinkMessage, impl std::fmt::Display> {
-    RouteNetlinkMessage::deserialize(&reply.header, reply.payload)
+fn decode(request: &Request, reply: &Reply) -> Result<RouteNetlinkMessage> {
+    RouteNetlinkMessage::deserialize(&reply.header, &reply.payload).map_err(|error| Error::Decode {
+        request: request.words.clone(),
+        reason: error.to_string(),
+    })
 }
 
 /// The error of an acknowledgement or of the end of a list; `None` is success.
-fn error_of(reply: &Reply<'_>) -> Option<(Errno, Option<String>)> {
+fn error_of(reply: &Reply) -> Option<(Errno, Option<String>)> {
     let code = i32::from_ne_bytes(reply.payload.get(..4)?.try_into().ok()?);
     if code == 0 {
         return None;
     }
     // An acknowledgement is: error number, header of the request, explanations.
-    let attributes = if reply.kind == NLMSG_ERROR {
+    let attributes = if reply.header.message_type == NLMSG_ERROR {
         4 + HEADER
     } else {
         4
@@ -337,6 +365,3 @@ fn explanation(mut attributes: &[u8]) -> Option<String> {
     }
     None
 }
-
-/// Keeps `NetlinkSerializable` in scope for `NetlinkPayload::from`.
-const _: fn(&RouteNetlinkMessage) -> u16 = NetlinkSerializable::message_type;

@@ -18,5 +18,6 @@ mod rule;
 
 pub use batch::Batch;
 pub use engine::Socket;
+pub(crate) use engine::{Channel, Request};
 pub use link::{LinkEnd, LinkState};
 pub use route::{RouteAnswer, RouteQuery};
