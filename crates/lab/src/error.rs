@@ -1,0 +1,186 @@
+//! What can fail in a lab, named after what failed.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why something in a lab did not work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The machine's administrator has to run this.
+    #[error("the lab needs root: it makes network namespaces, mounts and cgroups (try sudo)")]
+    NotRoot,
+    /// A file or directory.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A system call about namespaces.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A program could not be started.
+    #[error("cannot start {}: {source}", program.display())]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A process could not be reached.
+    #[error("cannot {what} process {pid}: {source}")]
+    Process {
+        /// What was tried.
+        what: &'static str,
+        /// Its number.
+        pid: i32,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Neither version of cgroups is mounted.
+    #[error("no cgroup hierarchy is mounted (of version 1: memory, cpu, pids or freezer)")]
+    NoCgroups,
+    /// Processes that outlived SIGKILL.
+    #[error(
+        "processes {pids:?} in cgroup {} do not end: are they stuck in a system call?",
+        group.display()
+    )]
+    CannotKill {
+        /// Their cgroup.
+        group: PathBuf,
+        /// Their numbers.
+        pids: Vec<i32>,
+    },
+    /// A message between the lab's processes could not be read.
+    #[error("{what} said something unexpected: {source}")]
+    Message {
+        /// Who said it.
+        what: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A process of the lab went away before it was ready.
+    #[error("{what} ended before it was ready; its log is {}", log.display())]
+    EndedEarly {
+        /// Which.
+        what: String,
+        /// Where it says why.
+        log: PathBuf,
+    },
+    /// A process of the lab reported that it failed.
+    #[error("{what}: {message}")]
+    Refused {
+        /// Which.
+        what: String,
+        /// Its own words.
+        message: String,
+    },
+    /// No lab of this name runs.
+    #[error("no lab '{name}' is up; start one with: branchline lab up -f FILE")]
+    NotUp {
+        /// The lab's name.
+        name: String,
+    },
+    /// A lab of this name runs already.
+    #[error(
+        "lab '{name}' is already up (process {pid}); end it with: branchline lab down{}",
+        flag(name)
+    )]
+    AlreadyUp {
+        /// The lab's name.
+        name: String,
+        /// Its daemon.
+        pid: i32,
+    },
+    /// The port for the EC2 API is taken.
+    #[error("port {port} on 127.0.0.1 is in use; choose another with --port, or leave --port out")]
+    PortInUse {
+        /// The port.
+        port: u16,
+    },
+    /// Nothing of this name to enter or act on.
+    #[error("no {what} '{name}' in this lab{}", among(known))]
+    NotFound {
+        /// What was looked for.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// `/proc` is not what it should be.
+    #[error("cannot read this process's start time from /proc/self/stat: is /proc mounted?")]
+    NoStartTime,
+    /// A port that could not be opened.
+    #[error("cannot listen on {what}: {source}")]
+    Listen {
+        /// Which.
+        what: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing to run.
+    #[error("no command given: write it after --")]
+    NoCommand,
+    /// Network namespaces and links.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    /// The topology.
+    #[error(transparent)]
+    Topology(#[from] crate::topology::TopologyError),
+    /// Interrupted by the user.
+    #[error("interrupted; everything that was started has been removed")]
+    Interrupted,
+}
+
+fn flag(name: &str) -> String {
+    if name == "default" {
+        String::new()
+    } else {
+        format!(" --lab {name}")
+    }
+}
+
+fn among(known: &[String]) -> String {
+    match known {
+        [] => " (there is none)".to_owned(),
+        some => format!(" (there is {})", some.join(", ")),
+    }
+}
+
+/// Adds the path to an I/O error.
+pub(crate) trait IoContext<T> {
+    /// Names the file that the operation was about.
+    fn at(self, path: impl AsRef<Path>) -> Result<T, Error>;
+    /// Names the operation.
+    fn doing(self, what: &'static str) -> Result<T, Error>;
+}
+
+impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
+    fn at(self, path: impl AsRef<Path>) -> Result<T, Error> {
+        self.map_err(|e| Error::File {
+            path: path.as_ref().to_owned(),
+            source: e.into(),
+        })
+    }
+
+    fn doing(self, what: &'static str) -> Result<T, Error> {
+        self.map_err(|e| Error::System {
+            what,
+            source: e.into(),
+        })
+    }
+}
