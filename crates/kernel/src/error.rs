@@ -147,6 +147,22 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// A change failed, and taking back what had been done failed as well.
+    #[error("{error}; and taking back what was done failed too: {second}")]
+    Unwind {
+        /// The first failure.
+        #[source]
+        error: Box<Error>,
+        /// The failure of the clean-up: something is left over.
+        second: Box<Error>,
+    },
+    /// No random bytes for Ethernet addresses.
+    #[error("getrandom")]
+    Random {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A setting under `/proc/sys/net` cannot be read or written.
     #[error("sysctl net/{key}")]
     Sysctl {

@@ -9,6 +9,7 @@
 //! * [`sysctl`]: settings under `/proc/sys/net` of a namespace.
 //! * [`nft`]: rule sets as text, applied in one transaction.
 //! * [`conntrack`]: forgetting the flows of an address.
+//! * [`pod`]: wiring one pod, the fast path of a CNI ADD.
 //! * [`node`]: a whole [`nodenet::NodeNet`] read, a [`nodenet::Diff`] applied.
 //!
 //! Minimum kernel: 5.15 unless a function says otherwise.
@@ -18,6 +19,8 @@ mod error;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod node;
+pub mod pod;
 pub mod sysctl;
 
 pub use error::Error;
