@@ -226,6 +226,17 @@ impl FlowSet {
         })
     }
 
+    /// The same packets, but the TCP and UDP ones to any of these destination ports.
+    pub fn with_destination_ports(&self, ports: &RangeSet<u16>) -> Self {
+        self.rewrite(|c| match c.family() {
+            Family::Ports => Cube {
+                b: ports.clone(),
+                ..c.clone()
+            },
+            Family::Icmp | Family::Other => c.clone(),
+        })
+    }
+
     /// The packets that answer these: addresses and ports exchanged, ICMP queries (echo, timestamp,
     /// information, address mask) turned into their replies and replies into queries, as Linux's
     /// connection tracking pairs them. ICMP errors have no answer and drop out. Its own inverse

@@ -90,6 +90,11 @@ impl Eni {
         self.attachment.as_ref().and_then(|a| a.instance.as_ref())
     }
 
+    /// Whether packets can go to and from it: it is attached, or carried by a trunk.
+    pub fn is_attached(&self) -> bool {
+        !matches!(self.status, EniStatus::Pending | EniStatus::Available)
+    }
+
     /// What people call it: its Name tag, else its description, else its id.
     pub fn name(&self) -> &str {
         let described = Some(self.description.as_str()).filter(|d| !d.is_empty());
