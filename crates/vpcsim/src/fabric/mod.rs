@@ -21,9 +21,23 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use nodenet::LinkName;
 use vpc::facts::{EniId, Mac, World};
 
+mod apply;
+pub mod compile;
+mod error;
+mod handle;
+pub mod mutants;
+pub mod names;
+pub mod nft;
+pub mod plan;
 pub mod ruleset;
+mod space;
+
+pub use apply::Fabric;
+pub use error::FabricError;
+pub use handle::{Handle, Outcome};
 
 /// Something with a network namespace of its own: an instance, a database, a load balancer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,7 +55,7 @@ pub struct Plug {
     /// The host; it must be one of [`Desired::hosts`].
     pub host: HostId,
     /// The link's name there, `ethN` for device index N.
-    pub link: String,
+    pub link: LinkName,
     /// The link's Ethernet address.
     pub mac: Mac,
     /// The link's MTU in bytes: 9001 inside a VPC.
@@ -111,7 +125,10 @@ impl fmt::Display for NotPlugged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Branch { trunk: Some(trunk) } => {
-                write!(f, "not plugged: branch interfaces are not part of this slice (trunk {trunk})")
+                write!(
+                    f,
+                    "not plugged: branch interfaces are not part of this slice (trunk {trunk})"
+                )
             }
             Self::Branch { trunk: None } => {
                 f.write_str("not plugged: branch interfaces are not part of this slice")
@@ -119,7 +136,11 @@ impl fmt::Display for NotPlugged {
             Self::UnknownInterface => f.write_str("not plugged: no such interface"),
             Self::UnknownHost(host) => write!(f, "not plugged: host {host} has no namespace"),
             Self::HostGone { host, path } => {
-                write!(f, "not plugged: the namespace of host {host} at {} is gone", path.display())
+                write!(
+                    f,
+                    "not plugged: the namespace of host {host} at {} is gone",
+                    path.display()
+                )
             }
             Self::UnknownSubnet => f.write_str("not plugged: its subnet or VPC is not known"),
         }
