@@ -5,14 +5,19 @@
 //! what it is, [`diff()`] what to change (only what is ours), and [`trace()`] where a set of packets
 //! goes. Upstream's names and numbers live in [`layout`] and nowhere else.
 
+mod compile;
+mod diff;
 mod error;
 pub mod facts;
 pub mod layout;
 mod model;
 mod name;
+mod owned;
 mod text;
 pub mod wiring;
 
+pub use compile::{compile, machine_made, pods_by_veth, whole, wiring};
+pub use diff::{Diff, Step, diff};
 pub use error::Error;
 pub use facts::{EniFacts, NodeFacts, NodeSettings, PodFacts};
 pub use layout::{PodName, VethPrefix};
@@ -21,4 +26,5 @@ pub use model::{
     host,
 };
 pub use name::{LinkName, Mac, TableId};
+pub use owned::Owned;
 pub use wiring::{HostSide, PodPort, PodSide, PodWiring};
