@@ -3,10 +3,12 @@
 //! * [`types`] are the operations' inputs and outputs, generated from the published service model;
 //! * [`wire`] encodes and decodes them, for a client and for a server;
 //! * [`client`] signs, sends and repeats: `client.call(DescribeVpcsRequest::default()).await`;
-//! * [`imds`] reads instance metadata.
+//! * [`imds`] reads instance metadata;
+//! * [`facts`] turns Describe answers into [`vpc::facts::World`].
 
 pub mod client;
 mod error;
+pub mod facts;
 pub mod imds;
 pub mod types;
 pub mod wire;

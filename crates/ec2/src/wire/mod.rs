@@ -31,7 +31,7 @@ pub(crate) const MAX_DEPTH: usize = 32;
 pub struct ShapeInfo {
     /// The model's name of the structure.
     pub name: &'static str,
-    /// The members, in the order of the model.
+    /// The members, sorted by name.
     pub fields: &'static [Field],
 }
 
@@ -286,6 +286,12 @@ impl fmt::Debug for NodeRef<'_> {
                 .entries((0..v.count()).map(|i| v.element(i)))
                 .finish(),
         }
+    }
+}
+
+impl PartialEq for dyn Shape + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        same(self, other)
     }
 }
 
