@@ -244,7 +244,7 @@ impl Fabric {
             let Some((far, far_id)) = self.namespace(&cable.far.place, hosts)? else {
                 continue;
             };
-            let near = link_end(&cable.near, cable.mtu);
+            let near = link_end(&cable.near, cable.mtu).up();
             let peer = link_end(&cable.far, cable.mtu).in_ns(&far);
             if let Some(space) = self.spaces.get_mut(&cable.near.place) {
                 space.socket.add_veth(&near, &peer)?;
@@ -380,26 +380,25 @@ fn open_hosts(desired: &Desired) -> (BTreeMap<HostId, NetNs>, BTreeSet<HostId>) 
 }
 
 fn link_end(end: &End, mtu: u32) -> LinkEnd<'_> {
-    let made = LinkEnd::new(&end.link)
-        .mac(nodenet::Mac(end.mac.0))
-        .mtu(mtu);
-    if end.up { made.up() } else { made }
+    LinkEnd::new(&end.link).mac(nodenet::Mac(end.mac.0)).mtu(mtu)
 }
 
-/// What DHCP would do in the host: address, subnet route, default route.
+/// Sets a far end up (the kernel cannot create it so), and does what DHCP would do in the host: address, subnet
+/// route, default route.
 fn configure(end: &End, ns: &NetNs) -> Result<(), FabricError> {
-    let Some(lease) = &end.lease else {
+    if !end.up {
         return Ok(());
-    };
+    }
     let mut socket = Socket::open_in(ns)?;
-    let default = Route::default_via(TableId::MAIN, lease.router, end.link.clone());
-    socket
-        .batch()
-        .set_up(&LinkName::loopback(), true)
-        .add_addr(&Addr::new(end.link.clone(), lease.address))
-        .replace_route(&default)
-        .commit()?;
-    Ok(())
+    let mut batch = socket.batch().set_up(&end.link, true);
+    if let Some(lease) = &end.lease {
+        let default = Route::default_via(TableId::MAIN, lease.router, end.link.clone());
+        batch = batch
+            .set_up(&LinkName::loopback(), true)
+            .add_addr(&Addr::new(end.link.clone(), lease.address))
+            .replace_route(&default);
+    }
+    Ok(batch.commit()?)
 }
 
 fn absent_is_fine(result: kernel::Result<()>) -> Result<(), FabricError> {
