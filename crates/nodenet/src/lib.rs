@@ -14,6 +14,7 @@ mod model;
 mod name;
 mod owned;
 mod text;
+mod trace;
 pub mod wiring;
 
 pub use compile::{compile, machine_made, pods_by_veth, whole, wiring};
@@ -27,4 +28,5 @@ pub use model::{
 };
 pub use name::{LinkName, Mac, TableId};
 pub use owned::Owned;
+pub use trace::{Entering, Exit, Need, Part, Question, Reason, Tracer, trace};
 pub use wiring::{HostSide, PodPort, PodSide, PodWiring};
