@@ -1,3 +1,21 @@
 //! The embedded EC2: state machine, API server, instance metadata, and the fabric that carries packets.
+//!
+//! * the state machine is pure: [`apply`] a request to a [`State`] at a given time, [`State::tick`]
+//!   as time passes; no clock, no sockets, randomness from a seed;
+//! * `fabric` turns the network that the state describes into namespaces, links, routes and nft rules.
 
+mod actions;
+pub mod addrs;
+pub mod error;
 pub mod fabric;
+mod filter;
+mod idempotency;
+mod ids;
+pub mod limits;
+mod page;
+mod rng;
+mod store;
+
+pub use actions::{Action, BUILT, Caller, Context, apply, call};
+pub use error::{ApiError, ApiResult};
+pub use store::{Config, Quotas, State, Timing};
