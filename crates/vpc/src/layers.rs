@@ -418,7 +418,7 @@ fn acl_rule(acl: &NetworkAcl, entry: &AclEntry) -> Option<Rule> {
             name: crate::world::name_tag(&acl.tags).map(str::to_owned),
             rule: Some(format!("#{number}")),
             peer: Some(net.to_string()),
-            text: entry.to_string(),
+            text: entry.text(),
             note: None,
         },
     })

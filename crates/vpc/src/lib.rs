@@ -9,6 +9,7 @@ mod ids;
 pub mod layers;
 mod need;
 pub mod network;
+mod parse;
 pub mod path;
 pub mod routes;
 mod text;
@@ -18,6 +19,7 @@ pub mod world;
 pub use effect::{ConnectionEffect, open_connection_effect};
 pub use need::Need;
 pub use network::Network;
+pub use parse::BadText;
 pub use path::{
     DropReason, Endpoint, Hop, Leg, Origin, Outcome, Part, Permit, Stage, Trace, trace,
 };

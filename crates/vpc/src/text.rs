@@ -70,20 +70,27 @@ impl fmt::Display for GroupRule {
     }
 }
 
-impl fmt::Display for AclEntry {
-    /// `ingress deny tcp/5432 from 10.0.0.0/16`
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl AclEntry {
+    /// The entry without its number: `ingress deny tcp/5432 from 10.0.0.0/16`.
+    pub fn text(&self) -> String {
         let action = if self.allow { "allow" } else { "deny" };
         let AclEntry {
             direction,
             protocol,
             ..
         } = self;
-        write!(f, "{direction} {action} {protocol} {} ", side(*direction))?;
+        let what = format!("{direction} {action} {protocol} {}", side(*direction));
         match self.cidr {
-            AclCidr::V4(net) => net.fmt(f),
-            AclCidr::V6(net) => net.fmt(f),
+            AclCidr::V4(net) => format!("{what} {net}"),
+            AclCidr::V6(net) => format!("{what} {net}"),
         }
+    }
+}
+
+impl fmt::Display for AclEntry {
+    /// `100 ingress deny tcp/5432 from 10.0.0.0/16`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.number, self.text())
     }
 }
 
