@@ -1,5 +1,7 @@
 //! The evaluator on sets against a naive first-match loop on single packets, and as a partition.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::net::Ipv4Addr;
 
 use flowset::{FlowSet, Packet, RangeSet};

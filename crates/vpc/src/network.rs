@@ -37,6 +37,9 @@ struct Owned<'w> {
     eni: &'w Eni,
 }
 
+/// The destinations that an interface owns.
+type Hit<'w> = (&'w Eni, Vec<(u32, u32)>);
+
 /// The private side of a public address.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PublicHost<'w> {
@@ -166,7 +169,7 @@ impl<'w> Network<'w> {
         vpc: &VpcId,
         flows: &FlowSet,
     ) -> (Vec<(FlowSet, &'w Eni)>, FlowSet) {
-        let mut hits: BTreeMap<&EniId, (&'w Eni, Vec<(u32, u32)>)> = BTreeMap::new();
+        let mut hits: BTreeMap<&EniId, Hit<'w>> = BTreeMap::new();
         let owned = self.owners.get(vpc).map_or(&[][..], Vec::as_slice);
         let wanted = flows.destinations();
         for &(first, last) in wanted.ranges() {

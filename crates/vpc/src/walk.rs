@@ -45,10 +45,10 @@ pub(crate) fn walk(
     if let Some(w) = Walk::new(flows) {
         match from {
             Origin::Eni(id) => match net.eni(id) {
-                Ok(eni) => walker.from_eni(w, eni),
+                Ok(eni) => walker.start(w, eni),
                 Err(need) => walker.unknown(w, need),
             },
-            Origin::Outside => walker.from_outside(w),
+            Origin::Outside => walker.enter_from_outside(w),
         }
     }
     Trace {
@@ -65,7 +65,7 @@ pub(crate) struct Walker<'n, 'w> {
 }
 
 impl<'w> Walker<'_, 'w> {
-    fn from_eni(&mut self, w: Walk, eni: &'w Eni) {
+    fn start(&mut self, w: Walk, eni: &'w Eni) {
         self.origin = Some(eni);
         if !eni.is_attached() {
             return self.drop(w, DropReason::NotAttached, &eni.id);

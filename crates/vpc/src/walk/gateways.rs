@@ -12,8 +12,8 @@ use crate::path::{DropReason, Endpoint, Leg, Stage};
 
 impl<'w> Walker<'_, 'w> {
     /// Packets from the internet: only public addresses lead into a VPC.
-    pub(super) fn from_outside(&mut self, w: Walk) {
-        if let Some(w) = self.into_vpcs(w) {
+    pub(super) fn enter_from_outside(&mut self, w: Walk) {
+        if let Some(w) = self.enter_vpcs(w) {
             self.drop(w, DropReason::NoSuchAddress, "the internet");
         }
     }
@@ -123,7 +123,7 @@ impl<'w> Walker<'_, 'w> {
 
     /// Packets on the internet: to public addresses of VPCs, else to whoever is there.
     fn on_internet(&mut self, w: Walk, igw: &IgwId) {
-        let Some(w) = self.into_vpcs(w) else { return };
+        let Some(w) = self.enter_vpcs(w) else { return };
         let private = unroutable();
         if let Some(w) = w.narrow(w.now.to_destinations(&private)) {
             self.drop(w, DropReason::NoRoute, igw);
@@ -137,7 +137,7 @@ impl<'w> Walker<'_, 'w> {
     }
 
     /// Takes what is addressed to public addresses into their VPCs; returns the rest.
-    fn into_vpcs(&mut self, w: Walk) -> Option<Walk> {
+    fn enter_vpcs(&mut self, w: Walk) -> Option<Walk> {
         let mut known = RangeSet::empty();
         for host in self.net.public() {
             let public = host.public.into();

@@ -10,6 +10,7 @@
 //! pcx-ab, pcx-bc active; igw-a in vpc-a; a1, a2 -> nat-a, ap -> igw-a
 //! ```
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(dead_code, reason = "each test binary uses its part of this module")]
 
 use std::collections::BTreeSet;
