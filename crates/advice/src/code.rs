@@ -1,0 +1,89 @@
+//! The catalogue of findings. A code is for ever: its meaning never changes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
+
+/// A finding's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Code {
+    /// ENIs of one node disagree on security groups.
+    Bl0301,
+    /// Node ENIs differ from the launch template.
+    Bl0302,
+}
+
+/// No finding has this code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no finding {text:?}; known: {}", Code::ALL.map(|c| c.to_string()).join(", "))]
+pub struct UnknownCode {
+    /// The text as given.
+    pub text: String,
+}
+
+impl Code {
+    /// All codes.
+    pub const ALL: [Code; 2] = [Code::Bl0301, Code::Bl0302];
+
+    /// One line.
+    pub fn title(self) -> &'static str {
+        match self {
+            Code::Bl0301 => "the ENIs of one node do not carry the same security groups",
+            Code::Bl0302 => "a node's ENIs differ from its launch template",
+        }
+    }
+
+    /// The page that `branchline explain` prints, Markdown.
+    pub fn page(self) -> &'static str {
+        match self {
+            Code::Bl0301 => include_str!("../../../docs/findings/BL0301.md"),
+            Code::Bl0302 => include_str!("../../../docs/findings/BL0302.md"),
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Code::Bl0301 => "BL0301",
+            Code::Bl0302 => "BL0302",
+        })
+    }
+}
+
+impl FromStr for Code {
+    type Err = UnknownCode;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCode> {
+        Code::ALL
+            .into_iter()
+            .find(|c| c.to_string().eq_ignore_ascii_case(text))
+            .ok_or_else(|| UnknownCode {
+                text: text.to_owned(),
+            })
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_page_about_itself() {
+        for code in Code::ALL {
+            assert!(
+                code.page()
+                    .starts_with(&format!("# {code}: {}", code.title()))
+            );
+            assert_eq!(code.to_string().to_lowercase().parse(), Ok(code));
+        }
+        assert!("BL9999".parse::<Code>().is_err());
+    }
+}

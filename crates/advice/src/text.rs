@@ -1,0 +1,399 @@
+//! An answer as one screen of text: the verdict, the number that proves it, the split, the cause,
+//! the fixes. Who is in a hurry may stop after line 2.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{ContentArrangement, Table, presets};
+use reach::ask::{Answer, Placement, Split, Verdict};
+use reach::blast::{Blast, Change};
+use reach::facts::Inputs;
+use reach::place::Over;
+use reach::trace::{NodeStep, Outcome};
+use vpc::facts::{Direction, EniId};
+
+use crate::advise::Advice;
+use crate::finding::{Finding, Severity};
+use crate::fix::Fix;
+use crate::name;
+
+const BOLD: Style = Style::new().bold();
+const GOOD: Style = AnsiColor::Green.on_default().bold();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const WARN: Style = AnsiColor::Yellow.on_default().bold();
+
+/// The most interfaces that are listed; the rest is counted.
+const ROWS: usize = 24;
+
+/// Renders an answer. Colours are ANSI sequences: the caller strips them for what is no terminal.
+pub fn render(inputs: &Inputs, answer: &Answer, advice: &Advice) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    header(&mut out, answer)?;
+    if let Some(what_if) = &advice.what_if {
+        for edit in &what_if.edits {
+            writeln!(out, "\n  if {edit}")?;
+        }
+        radius(&mut out, inputs, &what_if.blast, "     ")?;
+        for line in &what_if.connections {
+            writeln!(out, "     {line}")?;
+        }
+    }
+    unknown(&mut out, answer)?;
+    if let Some(split) = &answer.split {
+        separates(&mut out, split)?;
+    }
+    table(&mut out, inputs, answer)?;
+    decides(&mut out, answer)?;
+    for finding in &advice.findings {
+        diagnostic(&mut out, finding)?;
+    }
+    suspects(&mut out, advice)?;
+    for line in &advice.open_connections {
+        writeln!(out, "\n  Open connections: {line}")?;
+    }
+    help(&mut out, inputs, &advice.fixes)?;
+    Ok(out)
+}
+
+fn paint(style: Style, text: impl fmt::Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+fn header(out: &mut String, answer: &Answer) -> fmt::Result {
+    let (style, word) = match answer.verdict {
+        Verdict::Always => (GOOD, "ALWAYS"),
+        Verdict::Sometimes => (WARN, "SOMETIMES"),
+        Verdict::Never => (BAD, "NEVER"),
+        Verdict::Unknown => (WARN, "UNKNOWN"),
+    };
+    let (question, to) = (&answer.question, &answer.destination);
+    writeln!(
+        out,
+        "{}{}{} → {} ({}) {}",
+        paint(style, word),
+        " ".repeat(11 - word.len()),
+        question.source,
+        to.label,
+        to.address,
+        question.service
+    )?;
+    writeln!(out, "{}{}", " ".repeat(11), proof(answer))
+}
+
+/// The number that proves the verdict.
+fn proof(answer: &Answer) -> String {
+    let mut parts = Vec::new();
+    if answer.question.over.contains(&Over::Running) {
+        let k = answer.running.iter().filter(|p| p.outcome.works()).count();
+        let noun = match answer.running.iter().any(|p| p.node.is_some()) {
+            true => "running pods",
+            false => "senders",
+        };
+        parts.push(format!("{k} of {} {noun}", answer.running.len()));
+    }
+    for place in &answer.future {
+        parts.push(match &place.outcome {
+            Outcome::Works { .. } => format!("{0} of {0} on {1}", place.weight, place.label),
+            Outcome::Blocked { .. } => format!("0 of {} on {}", place.weight, place.label),
+            Outcome::Partly { .. } => format!("it depends on {}", place.label),
+            Outcome::Unknown { .. } => format!("unknown on {}", place.label),
+            Outcome::Impossible { why } => format!("{}: {why}", place.label),
+        });
+    }
+    parts.dedup();
+    parts.join("; ")
+}
+
+fn unknown(out: &mut String, answer: &Answer) -> fmt::Result {
+    if answer.unknown.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n  Not known, and needed:")?;
+    for need in &answer.unknown {
+        writeln!(out, "    {need}")?;
+    }
+    Ok(())
+}
+
+fn separates(out: &mut String, split: &Split) -> fmt::Result {
+    let scores: Vec<String> = split
+        .scores
+        .iter()
+        .map(|s| {
+            format!(
+                "{}: {} ({:.2})",
+                s.attribute,
+                if s.score > 0.999 { "yes" } else { "no" },
+                s.score
+            )
+        })
+        .collect();
+    let what = match split.attribute {
+        Some("ENI") => "the ENI that owns the pod's address".to_owned(),
+        Some(attribute) => format!("the {attribute}"),
+        None => "no single attribute".to_owned(),
+    };
+    writeln!(
+        out,
+        "\n  What separates them: {}   ({})",
+        paint(BOLD, what),
+        scores.join(" · ")
+    )
+}
+
+fn table(out: &mut String, inputs: &Inputs, answer: &Answer) -> fmt::Result {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header([
+        "ENI",
+        "",
+        "node",
+        "its security groups",
+        "pods",
+        "works",
+        "",
+    ]);
+    let mut by_eni: BTreeMap<(Option<String>, Option<u32>, Option<EniId>), Vec<&Placement>> =
+        BTreeMap::new();
+    for place in &answer.running {
+        let key = (place.node.clone(), place.device, place.eni.clone());
+        by_eni.entry(key).or_default().push(place);
+    }
+    let all = by_eni.len();
+    for ((node, _, id), places) in by_eni.into_iter().take(ROWS) {
+        let eni = id.as_ref().and_then(|id| inputs.world.enis.get(id));
+        let works = places.iter().filter(|p| p.outcome.works()).count();
+        let unsure = places
+            .iter()
+            .any(|p| matches!(p.outcome, Outcome::Unknown { .. } | Outcome::Partly { .. }));
+        table.add_row([
+            id.map_or_else(|| "no ENI by EC2's word".to_owned(), |id| id.to_string()),
+            eni.map(name::device).unwrap_or_default(),
+            node.unwrap_or_default(),
+            groups(inputs, places[0]),
+            places.len().to_string(),
+            format!("{works}/{}", places.len()),
+            mark(works == places.len(), unsure).to_owned(),
+        ]);
+    }
+    if all > ROWS {
+        table.add_row([format!("… {} more ENIs", all - ROWS)]);
+    }
+    for place in &answer.future {
+        let (words, count, glyph) = future(inputs, place);
+        let source = place.source.as_deref().unwrap_or_default();
+        table.add_row([
+            match place.over {
+                Over::NextEni => format!(
+                    "{} on {}",
+                    place.label,
+                    place.node.as_deref().unwrap_or("?")
+                ),
+                _ => place.label.clone(),
+            },
+            String::new(),
+            source.to_owned(),
+            words,
+            String::new(),
+            count,
+            glyph.to_owned(),
+        ]);
+    }
+    if table.row_count() == 0 {
+        return Ok(());
+    }
+    writeln!(out)?;
+    for line in table.to_string().lines() {
+        writeln!(out, "   {}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn groups(inputs: &Inputs, place: &Placement) -> String {
+    name::groups(&inputs.world, &place.groups).join(" ")
+}
+
+fn future(inputs: &Inputs, place: &Placement) -> (String, String, &'static str) {
+    match &place.outcome {
+        Outcome::Impossible { why } => (why.clone(), String::new(), ""),
+        Outcome::Unknown { need } => (
+            format!("not known: {need}"),
+            String::new(),
+            mark(false, true),
+        ),
+        outcome => {
+            let works = if outcome.works() { place.weight } else { 0 };
+            let count = format!("{works}/{}", place.weight);
+            (groups(inputs, place), count, mark(outcome.works(), false))
+        }
+    }
+}
+
+fn mark(works: bool, unsure: bool) -> &'static str {
+    match (unsure, works) {
+        (true, _) => "?",
+        (false, true) => "✔",
+        (false, false) => "✘",
+    }
+}
+
+/// What decides where something is blocked, once per reason.
+fn decides(out: &mut String, answer: &Answer) -> fmt::Result {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for place in answer.running.iter().chain(&answer.future) {
+        let line = match &place.outcome {
+            Outcome::Blocked {
+                reason,
+                leg,
+                at,
+                rule,
+            } => {
+                let what = match leg {
+                    vpc::path::Leg::Forward => "packets",
+                    vpc::path::Leg::Reply => "answers",
+                };
+                let rule = rule.as_ref().map(|r| format!(" [{r}]")).unwrap_or_default();
+                format!("{what} are dropped at {at}: {reason}{rule}")
+            }
+            Outcome::Partly { blocked, why } => format!("{why}, for {blocked}"),
+            Outcome::Works { .. } => match &place.path.node {
+                Some(NodeStep::Local { because }) => format!("never leave the node: {because}"),
+                _ => continue,
+            },
+            _ => continue,
+        };
+        *seen.entry(line).or_default() += place.weight as usize;
+    }
+    if !seen.is_empty() {
+        writeln!(out)?;
+    }
+    for (line, count) in seen {
+        writeln!(out, "  {count:>4} × {line}")?;
+    }
+    Ok(())
+}
+
+fn diagnostic(out: &mut String, finding: &Finding) -> fmt::Result {
+    let (style, word) = match finding.severity {
+        Severity::Error => (BAD, "error"),
+        Severity::Warning => (WARN, "warning"),
+    };
+    writeln!(
+        out,
+        "\n{}: {}",
+        paint(style, format!("{word}[{}]", finding.code)),
+        paint(BOLD, &finding.title)
+    )?;
+    for (index, section) in finding.sections.iter().enumerate() {
+        let corner = if index == 0 { '┌' } else { '├' };
+        writeln!(out, "  {corner}─ {}", section.source)?;
+        for line in &section.lines {
+            writeln!(out, "  │  {line}")?;
+        }
+    }
+    writeln!(out, "  └─ branchline explain {}", finding.code)
+}
+
+fn suspects(out: &mut String, advice: &Advice) -> fmt::Result {
+    if !advice.ruled_out.is_empty() {
+        writeln!(out, "\n  {}", paint(BOLD, "Ruled out"))?;
+    }
+    for suspect in &advice.ruled_out {
+        writeln!(out, "    {}: {}", suspect.hypothesis, suspect.because)?;
+    }
+    for suspect in &advice.not_checked {
+        writeln!(out, "    not checked: {suspect}")?;
+    }
+    Ok(())
+}
+
+fn help(out: &mut String, inputs: &Inputs, fixes: &[Fix]) -> fmt::Result {
+    if fixes.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\n{}: smallest blast radius first, each tried on the model",
+        paint(GOOD, "help")
+    )?;
+    for (index, fix) in fixes.iter().enumerate() {
+        let next = match fix.next_node {
+            Some(true) => ", and on the next node",
+            Some(false) => ", but not on the next node",
+            None => "",
+        };
+        writeln!(out, "  {}  {}", index + 1, paint(BOLD, &fix.title))?;
+        writeln!(
+            out,
+            "       → {} of {} running pods{next}",
+            fix.works, fix.of
+        )?;
+        if fix.nodes_to_replace > 0 {
+            writeln!(out, "       replaces: {} node(s)", fix.nodes_to_replace)?;
+        }
+        radius(out, inputs, &fix.blast, "       ")?;
+        for edit in fix.edits.iter().take(1).filter(|_| fix.edits.len() == 1) {
+            writeln!(out, "       try: --if '{edit}'")?;
+        }
+        for command in &fix.commands {
+            writeln!(out, "       $ {command}")?;
+        }
+    }
+    Ok(())
+}
+
+fn radius(out: &mut String, inputs: &Inputs, blast: &Blast, indent: &str) -> fmt::Result {
+    for change in &blast.opens {
+        writeln!(out, "{indent}opens: {}", effect(inputs, change))?;
+    }
+    for change in &blast.closes {
+        writeln!(out, "{indent}closes: {}", effect(inputs, change))?;
+    }
+    for need in &blast.unknown {
+        writeln!(out, "{indent}not known: {need}")?;
+    }
+    if blast.is_empty() {
+        writeln!(out, "{indent}opens and closes nothing")?;
+    }
+    Ok(())
+}
+
+fn effect(inputs: &Inputs, change: &Change) -> String {
+    let first = change
+        .on
+        .first()
+        .map(|id| name::eni(&inputs.world, id))
+        .unwrap_or_default();
+    let on = match (
+        change.on.len(),
+        change.nodes.primary,
+        change.nodes.secondary,
+    ) {
+        (1, 1, 0) => format!("{first} (a node's primary ENI)"),
+        (1, 0, 1) => format!("{first} (a node's secondary ENI)"),
+        (1, ..) => first,
+        (n, 0, 0) => format!("{first} and {} more ENIs", n - 1),
+        (n, primary, secondary) => {
+            format!(
+                "{n} ENIs, {primary} primary and {secondary} secondary ones of nodes among them"
+            )
+        }
+    };
+    let (word, side) = match change.direction {
+        Direction::Ingress => ("into", "from"),
+        Direction::Egress => ("out of", "to"),
+    };
+    let remote = match change.remote_enis {
+        0 => format!("{} addresses that no known ENI has", change.addresses),
+        enis => format!(
+            "{} addresses of {enis} ENIs ({} pods)",
+            change.addresses, change.remote_pods
+        ),
+    };
+    format!(
+        "{} {word} {on}, {side} {remote}",
+        change.services.join(", ")
+    )
+}

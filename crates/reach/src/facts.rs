@@ -1,0 +1,119 @@
+//! What must be known to answer: the VPC, and what runs on its nodes.
+//!
+//! The VPC comes from the EC2 API, a node's pods from its agent's introspection. Neither is trusted
+//! to be complete: what could not be read stands here by name, and leads to UNKNOWN.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+use vpc::facts::{InstanceId, SgId, Unread, World};
+
+/// Everything an answer is computed from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inputs {
+    /// The VPC side.
+    pub world: World,
+    /// The nodes whose agents answered, by name.
+    pub nodes: BTreeMap<String, Node>,
+    /// Nodes that were named but whose agent could not be asked, and why.
+    pub unread_nodes: BTreeMap<String, String>,
+    /// What EC2 allows instances of a type, by type name.
+    pub limits: BTreeMap<String, InstanceLimits>,
+    /// Why limits are missing, if they could not be read.
+    pub unread_limits: Option<Unread>,
+    /// Where each part was read, and when.
+    pub evidence: Vec<Evidence>,
+}
+
+/// One reading: which call, against what, how long it took to get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// `aws` (API call), `node` (introspection), `file`.
+    pub source: String,
+    /// The call or address, as `DescribeNetworkInterfaces` or `ip-10-0-1-11 /v1/enis`.
+    pub call: String,
+    /// When it was read, RFC 3339.
+    pub at: String,
+}
+
+/// A node: an instance whose agent gives addresses to pods.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its short name, as `ip-10-0-1-11`.
+    pub name: String,
+    /// Its instance.
+    pub instance: InstanceId,
+    /// The pods that have an address, by the agent's word.
+    pub pods: Vec<Pod>,
+    /// How the agent treats security groups.
+    pub groups: GroupSync,
+    /// Which agent answered, as `branchline 0.1.0` or `upstream`.
+    pub agent: String,
+    /// Whether a fresh IP would be drawn in the order of device indexes (ours) or at random
+    /// (upstream).
+    pub packs: bool,
+}
+
+/// A pod with an address.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+}
+
+impl Pod {
+    /// `namespace/name`.
+    pub fn label(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What a node's agent does when the primary interface's groups change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum GroupSync {
+    /// Copies them to its other interfaces, and gives them to new ones (upstream since 1.7.2).
+    On {
+        /// Interfaces that the agent knows not to carry them yet.
+        #[serde(default)]
+        pending: BTreeSet<String>,
+    },
+    /// Never copies; a new interface gets the groups that the primary had when the agent started
+    /// (upstream before 1.7.2).
+    Off {
+        /// That copy, if the agent tells.
+        #[serde(default)]
+        at_start: Option<BTreeSet<SgId>>,
+    },
+    /// The agent does not tell (upstream's introspection has no such field).
+    #[default]
+    Unknown,
+}
+
+/// What EC2 allows an instance of a type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceLimits {
+    /// Network interfaces, the primary included.
+    pub interfaces: u32,
+    /// IPv4 addresses per interface, its primary included.
+    pub addresses: u32,
+    /// Whether the type can have a trunk interface.
+    pub trunking: bool,
+}
+
+impl InstanceLimits {
+    /// Addresses that pods can have: each interface's primary address is the node's own.
+    pub fn pod_addresses(self) -> u32 {
+        self.interfaces * self.addresses.saturating_sub(1)
+    }
+
+    /// `max-pods` by upstream's formula: pod addresses and two pods on the host's network.
+    pub fn max_pods(self) -> u32 {
+        self.pod_addresses() + 2
+    }
+}

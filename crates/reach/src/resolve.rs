@@ -1,0 +1,411 @@
+//! From the nouns of a question to interfaces and addresses.
+
+use std::net::Ipv4Addr;
+
+use vpc::facts::{Eni, EniId, Instance, SgId, VpcId, World};
+use vpc::world::name_tag;
+
+use crate::error::Error;
+use crate::facts::{Inputs, Node, Pod};
+use crate::noun::Noun;
+
+/// One running sender.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sender {
+    /// The pod, or `None` for a bare interface.
+    pub pod: Option<Pod>,
+    /// The node it runs on, if it runs on one that was read.
+    pub node: Option<String>,
+    /// The address it sends from.
+    pub address: Ipv4Addr,
+    /// The interface that owns the address by EC2's word; `None` when EC2 knows none.
+    pub eni: Option<EniId>,
+}
+
+impl Sender {
+    /// What people call it.
+    pub fn label(&self) -> String {
+        match (&self.pod, &self.eni) {
+            (Some(pod), _) => pod.label(),
+            (None, Some(eni)) => eni.to_string(),
+            (None, None) => self.address.to_string(),
+        }
+    }
+}
+
+/// Who sends. `unknown` names what could not be read; the senders are then not all there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Senders {
+    /// The running ones.
+    pub running: Vec<Sender>,
+    /// Nodes whose pods the question is about.
+    pub nodes: Vec<String>,
+    /// What could not be read.
+    pub unknown: Vec<String>,
+}
+
+/// Where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    /// What people call it.
+    pub label: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The interface that owns the address, if one is known.
+    pub eni: Option<EniId>,
+}
+
+/// Looks up the senders that a noun names.
+pub fn senders(inputs: &Inputs, noun: &Noun) -> Result<Senders, Error> {
+    match noun {
+        Noun::Pod { namespace, name } => {
+            let (node, pod) = match find_pod(inputs, namespace.as_deref(), name) {
+                Ok(found) => found,
+                Err(Error::NotFound { .. }) if !inputs.unread_nodes.is_empty() => {
+                    return Ok(Senders {
+                        unknown: unread_nodes(inputs),
+                        ..Senders::default()
+                    });
+                }
+                Err(error) => return Err(error),
+            };
+            Ok(Senders {
+                running: vec![pod_sender(inputs, node, pod)],
+                nodes: vec![node.name.clone()],
+                unknown: Vec::new(),
+            })
+        }
+        Noun::Node(name) => node_senders(inputs, name),
+        Noun::Eni(name) => {
+            let eni = find_eni(&inputs.world, name)?;
+            let address = eni.primary().ok_or_else(|| Error::NotFound {
+                kind: "address of eni",
+                name: name.clone(),
+                hint: ": the interface has no IPv4 address".to_owned(),
+            })?;
+            Ok(bare(eni, address))
+        }
+        Noun::Address(address) => match owner(inputs, *address) {
+            Some(Owner::Pod(node, pod)) => Ok(Senders {
+                running: vec![pod_sender(inputs, node, pod)],
+                nodes: vec![node.name.clone()],
+                unknown: Vec::new(),
+            }),
+            Some(Owner::Eni(eni)) => Ok(bare(eni, *address)),
+            None => Err(Error::NobodysAddress { address: *address }),
+        },
+        Noun::Rds(name) => {
+            let eni = find_rds(&inputs.world, name)?;
+            let address = eni.primary().ok_or(Error::WrongSide {
+                noun: noun.to_string(),
+                role: "a source",
+                why: "its interface has no IPv4 address",
+            })?;
+            Ok(bare(eni, address))
+        }
+    }
+}
+
+/// Looks up the destination that a noun names.
+pub fn destination(inputs: &Inputs, noun: &Noun) -> Result<Destination, Error> {
+    let of = |eni: &Eni, label: String| {
+        let address = eni.primary().ok_or(Error::WrongSide {
+            noun: noun.to_string(),
+            role: "a destination",
+            why: "its interface has no IPv4 address",
+        })?;
+        Ok(Destination {
+            label,
+            address,
+            eni: Some(eni.id.clone()),
+        })
+    };
+    match noun {
+        Noun::Pod { namespace, name } => {
+            let (node, pod) = find_pod(inputs, namespace.as_deref(), name)?;
+            let sender = pod_sender(inputs, node, pod);
+            Ok(Destination {
+                label: pod.label(),
+                address: pod.address,
+                eni: sender.eni,
+            })
+        }
+        Noun::Node(name) => {
+            let instance = find_instance(inputs, name)?;
+            let enis = inputs.world.enis_of(&instance.id);
+            let primary = enis.first().ok_or(Error::WrongSide {
+                noun: noun.to_string(),
+                role: "a destination",
+                why: "no interface of it was read",
+            })?;
+            of(primary, noun.to_string())
+        }
+        Noun::Rds(name) => of(find_rds(&inputs.world, name)?, noun.to_string()),
+        Noun::Eni(name) => {
+            let eni = find_eni(&inputs.world, name)?;
+            of(eni, eni.id.to_string())
+        }
+        Noun::Address(address) => Ok(match owner(inputs, *address) {
+            Some(Owner::Pod(node, pod)) => Destination {
+                label: pod.label(),
+                address: *address,
+                eni: pod_sender(inputs, node, pod).eni,
+            },
+            Some(Owner::Eni(eni)) => Destination {
+                label: eni.name().to_owned(),
+                address: *address,
+                eni: Some(eni.id.clone()),
+            },
+            None => Destination {
+                label: address.to_string(),
+                address: *address,
+                eni: None,
+            },
+        }),
+    }
+}
+
+/// Who has an address.
+pub enum Owner<'a> {
+    /// A pod on a node.
+    Pod(&'a Node, &'a Pod),
+    /// An interface, and no pod that is known.
+    Eni(&'a Eni),
+}
+
+/// Looks up who has an address.
+pub fn owner(inputs: &Inputs, address: Ipv4Addr) -> Option<Owner<'_>> {
+    let pods = inputs
+        .nodes
+        .values()
+        .flat_map(|n| n.pods.iter().map(move |p| (n, p)));
+    if let Some((node, pod)) = pods.into_iter().find(|(_, p)| p.address == address) {
+        return Some(Owner::Pod(node, pod));
+    }
+    inputs
+        .world
+        .enis
+        .values()
+        .find(|e| e.owns(address))
+        .map(Owner::Eni)
+}
+
+/// The pod of that name, or the only one whose name begins so.
+pub fn find_pod<'a>(
+    inputs: &'a Inputs,
+    namespace: Option<&str>,
+    name: &str,
+) -> Result<(&'a Node, &'a Pod), Error> {
+    let pods = || {
+        inputs
+            .nodes
+            .values()
+            .flat_map(|n| n.pods.iter().map(move |p| (n, p)))
+    };
+    let in_namespace = |p: &Pod| namespace.is_none_or(|ns| p.namespace == ns);
+    let exact: Vec<_> = pods()
+        .filter(|(_, p)| in_namespace(p) && p.name == name)
+        .collect();
+    let begins = || {
+        pods()
+            .filter(|(_, p)| in_namespace(p) && p.name.starts_with(name))
+            .collect()
+    };
+    let found = if exact.is_empty() { begins() } else { exact };
+    only(
+        "pod",
+        name,
+        found,
+        |(_, p)| p.label(),
+        || known("pods", pods().map(|(_, p)| p.label())),
+    )
+}
+
+/// The instance of a node: by short name, private DNS name, id, or the beginning of one.
+pub fn find_instance<'a>(inputs: &'a Inputs, name: &str) -> Result<&'a Instance, Error> {
+    let instances = || {
+        inputs
+            .world
+            .instances
+            .values()
+            .filter(|i| i.state != "terminated")
+    };
+    let exact: Vec<_> = instances()
+        .filter(|i| short_name(i) == name || i.private_dns_name == name || i.id.as_str() == name)
+        .collect();
+    let begins = || {
+        instances()
+            .filter(|i| i.private_dns_name.starts_with(name) || i.id.as_str().starts_with(name))
+            .collect()
+    };
+    let found = if exact.is_empty() { begins() } else { exact };
+    only(
+        "node",
+        name,
+        found,
+        |i| short_name(i).to_owned(),
+        || known("nodes", instances().map(|i| short_name(i).to_owned())),
+    )
+}
+
+/// The interface of that id or Name tag, or the only one whose id begins so.
+pub fn find_eni<'a>(world: &'a World, name: &str) -> Result<&'a Eni, Error> {
+    let exact: Vec<_> = world
+        .enis
+        .values()
+        .filter(|e| e.id.as_str() == name || name_tag(&e.tags) == Some(name))
+        .collect();
+    let begins = || {
+        world
+            .enis
+            .values()
+            .filter(|e| e.id.as_str().starts_with(name))
+            .collect()
+    };
+    let found = if exact.is_empty() { begins() } else { exact };
+    only("eni", name, found, |e| e.id.to_string(), String::new)
+}
+
+/// The group of that id or name.
+pub fn find_group(world: &World, name: &str, vpc: Option<&VpcId>) -> Result<SgId, Error> {
+    let found: Vec<_> = world
+        .groups
+        .values()
+        .filter(|g| g.id.as_str() == name || g.name == name)
+        .filter(|g| vpc.is_none_or(|vpc| &g.vpc == vpc))
+        .collect();
+    only(
+        "sg",
+        name,
+        found,
+        |g| g.label(),
+        || known("groups", world.groups.values().map(|g| g.name.clone())),
+    )
+    .map(|g| g.id.clone())
+}
+
+/// The interface of a database: one that RDS made, named by its Name tag.
+fn find_rds<'a>(world: &'a World, name: &str) -> Result<&'a Eni, Error> {
+    let databases = || {
+        world
+            .enis
+            .values()
+            .filter(|e| e.description == "RDSNetworkInterface")
+    };
+    let found = databases()
+        .filter(|e| name_tag(&e.tags) == Some(name))
+        .collect();
+    only(
+        "rds",
+        name,
+        found,
+        |e| e.id.to_string(),
+        || known("databases", databases().map(|e| e.name().to_owned())),
+    )
+}
+
+/// `ip-10-0-1-11` of `ip-10-0-1-11.us-west-2.compute.internal`.
+pub fn short_name(instance: &Instance) -> &str {
+    match instance.private_dns_name.split_once('.') {
+        Some((short, _)) => short,
+        None if instance.private_dns_name.is_empty() => instance.id.as_str(),
+        None => &instance.private_dns_name,
+    }
+}
+
+fn only<T>(
+    kind: &'static str,
+    name: &str,
+    mut found: Vec<T>,
+    label: impl Fn(&T) -> String,
+    hint: impl Fn() -> String,
+) -> Result<T, Error> {
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(Error::NotFound {
+            kind,
+            name: name.to_owned(),
+            hint: hint(),
+        }),
+        _ => Err(Error::Ambiguous {
+            kind,
+            name: name.to_owned(),
+            candidates: found.iter().map(label).collect(),
+        }),
+    }
+}
+
+fn known(what: &str, names: impl Iterator<Item = String>) -> String {
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names.dedup();
+    match names.len() {
+        0 => format!("; no {what} were read"),
+        n if n > 8 => format!(
+            "; {what} that were read: {}, … ({n} in all)",
+            names[..8].join(", ")
+        ),
+        _ => format!("; {what} that were read: {}", names.join(", ")),
+    }
+}
+
+fn unread_nodes(inputs: &Inputs) -> Vec<String> {
+    inputs
+        .unread_nodes
+        .iter()
+        .map(|(node, why)| format!("the pods of node {node}: {why}"))
+        .collect()
+}
+
+fn bare(eni: &Eni, address: Ipv4Addr) -> Senders {
+    let sender = Sender {
+        pod: None,
+        node: None,
+        address,
+        eni: Some(eni.id.clone()),
+    };
+    Senders {
+        running: vec![sender],
+        ..Senders::default()
+    }
+}
+
+fn pod_sender(inputs: &Inputs, node: &Node, pod: &Pod) -> Sender {
+    let enis = inputs.world.enis_of(&node.instance);
+    let eni = enis
+        .iter()
+        .find(|e| e.owns(pod.address))
+        .map(|e| e.id.clone());
+    Sender {
+        pod: Some(pod.clone()),
+        node: Some(node.name.clone()),
+        address: pod.address,
+        eni,
+    }
+}
+
+fn node_senders(inputs: &Inputs, name: &str) -> Result<Senders, Error> {
+    let instance = find_instance(inputs, name)?;
+    let short = short_name(instance).to_owned();
+    let Some(node) = inputs.nodes.values().find(|n| n.instance == instance.id) else {
+        let why = inputs.unread_nodes.get(&short).cloned().unwrap_or_else(|| {
+            "its agent's introspection address is not known (--node NAME=URL)".to_owned()
+        });
+        return Ok(Senders {
+            nodes: vec![short.clone()],
+            unknown: vec![format!("the pods of node {short}: {why}")],
+            ..Senders::default()
+        });
+    };
+    let mut running: Vec<Sender> = node
+        .pods
+        .iter()
+        .map(|p| pod_sender(inputs, node, p))
+        .collect();
+    running.sort_by(|a, b| a.pod.cmp(&b.pod));
+    Ok(Senders {
+        running,
+        nodes: vec![node.name.clone()],
+        unknown: Vec::new(),
+    })
+}

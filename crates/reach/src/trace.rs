@@ -1,0 +1,266 @@
+//! One place, one destination: what happens to the packets, hop by hop.
+//!
+//! The sender's node decides by which interface they leave (`nodenet`), the VPC whether they arrive
+//! and whether answers get back (`vpc`). Both are asked with the same set of packets: the sender's
+//! address, every source port that Linux picks, the destination and its service.
+
+use std::net::Ipv4Addr;
+
+use flowset::{FlowSet, ICMP, RangeSet, TCP, UDP};
+use serde::Serialize;
+use vpc::facts::EniId;
+use vpc::network::Network;
+use vpc::path::{DropReason, Hop, Leg, Origin, Permit, Stage};
+
+use crate::facts::Inputs;
+use crate::node::{Leave, Nodes, Tracers};
+use crate::noun::Service;
+use crate::resolve::{Destination, Sender};
+
+/// Source ports of new connections: `net.ipv4.ip_local_port_range` as Linux sets it.
+pub const EPHEMERAL: (u16, u16) = (32768, 60999);
+
+/// What happens to the packets of one place.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "result")]
+pub enum Outcome {
+    /// They arrive, and answers get back.
+    Works {
+        /// How they pass the sender's groups; `None` when they never meet any.
+        egress: Option<Permit>,
+        /// How they pass the receiver's groups.
+        ingress: Option<Permit>,
+    },
+    /// They do not, or answers do not get back.
+    Blocked {
+        /// Why.
+        reason: DropReason,
+        /// Whether the packets or the answers.
+        leg: Leg,
+        /// The object that drops them.
+        at: String,
+        /// The rule that decides, if one does, as people read it.
+        rule: Option<String>,
+    },
+    /// It depends on the source port that the sender happens to pick.
+    Partly {
+        /// What is blocked.
+        blocked: String,
+        /// Why.
+        why: String,
+    },
+    /// It cannot be said.
+    Unknown {
+        /// What would have to be known.
+        need: String,
+    },
+    /// The place cannot exist.
+    Impossible {
+        /// Why.
+        why: String,
+    },
+}
+
+impl Outcome {
+    /// Whether everything works.
+    pub fn works(&self) -> bool {
+        matches!(self, Outcome::Works { .. })
+    }
+
+    /// The reason why packets are dropped.
+    pub fn blocked_by(&self) -> Option<DropReason> {
+        match self {
+            Outcome::Blocked { reason, .. } => Some(*reason),
+            _ => None,
+        }
+    }
+}
+
+/// The way of the packets.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Path {
+    /// What the node does with them first, if they come from a pod.
+    pub node: Option<NodeStep>,
+    /// The hops in the VPC, there and back.
+    pub hops: Vec<Hop>,
+}
+
+impl Path {
+    /// The hop of a stage on the way there.
+    pub fn stage(&self, stage: Stage) -> Option<&Hop> {
+        self.hops
+            .iter()
+            .find(|h| h.stage == stage && h.leg == Leg::Forward)
+    }
+}
+
+/// What a node does with a pod's packets.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeStep {
+    /// They leave by the interface that owns the pod's address.
+    Leaves {
+        /// The interface.
+        eni: EniId,
+        /// Its name on the node.
+        link: String,
+        /// The policy rule and route that say so.
+        because: String,
+    },
+    /// They never leave the node: the destination is a pod on it, and no security group is met.
+    Local {
+        /// The rule and route that say so.
+        because: String,
+    },
+}
+
+/// Answers for one destination and service, from any place of one world.
+pub struct Tracer<'a> {
+    network: Network<'a>,
+    nodes: Tracers<'a>,
+    destination: &'a Destination,
+    service: Service,
+}
+
+impl<'a> Tracer<'a> {
+    /// Prepares a world: sets and layers are computed once for all places.
+    pub fn new(
+        inputs: &'a Inputs,
+        nodes: &'a Nodes,
+        destination: &'a Destination,
+        service: Service,
+    ) -> Self {
+        let network = Network::new(&inputs.world);
+        Self {
+            network,
+            nodes: nodes.tracers(),
+            destination,
+            service,
+        }
+    }
+
+    /// What happens to the packets of a running sender.
+    pub fn from_sender(&self, sender: &Sender) -> (Outcome, Path) {
+        let Some(eni) = &sender.eni else {
+            let need = format!(
+                "which ENI owns {}: the node's agent says {} has it, and EC2 lists it on no ENI of the node",
+                sender.address,
+                sender.label()
+            );
+            return (Outcome::Unknown { need }, Path::default());
+        };
+        match self.nodes.leave(sender, &self.flows(sender.address)) {
+            Leave::NotAPod => self.from_eni(eni, Some(sender.address)),
+            Leave::By(by, step) => {
+                let (outcome, mut path) = self.from_eni(&by, Some(sender.address));
+                path.node = Some(step);
+                (outcome, path)
+            }
+            Leave::Stays(step) => {
+                let outcome = Outcome::Works {
+                    egress: None,
+                    ingress: None,
+                };
+                (
+                    outcome,
+                    Path {
+                        node: Some(step),
+                        hops: Vec::new(),
+                    },
+                )
+            }
+            Leave::Unknown(need) => (Outcome::Unknown { need }, Path::default()),
+        }
+    }
+
+    /// What happens to packets that an interface sends.
+    pub fn from_eni(&self, eni: &EniId, address: Option<Ipv4Addr>) -> (Outcome, Path) {
+        let Some(address) = address else {
+            let need = format!("the address of {eni}");
+            return (Outcome::Unknown { need }, Path::default());
+        };
+        let trace = self
+            .network
+            .trace(&Origin::Eni(eni.clone()), &self.flows(address));
+        let unknown = trace.parts.iter().find_map(|p| match &p.outcome {
+            vpc::path::Outcome::Unknown { need } => Some((need.to_string(), p)),
+            _ => None,
+        });
+        if let Some((need, part)) = unknown {
+            return (Outcome::Unknown { need }, path_of(part));
+        }
+        let dropped = trace.parts.iter().find(|p| !p.outcome.is_delivered());
+        let delivered = trace.parts.iter().find(|p| p.outcome.is_delivered());
+        match (delivered, dropped) {
+            (Some(part), None) => (outcome_of(&part.outcome), path_of(part)),
+            (None, Some(part)) => (outcome_of(&part.outcome), path_of(part)),
+            (Some(_), Some(part)) => {
+                let outcome = Outcome::Partly {
+                    blocked: part.flows.to_string(),
+                    why: part.outcome.to_string(),
+                };
+                (outcome, path_of(part))
+            }
+            (None, None) => {
+                let need = format!("what {eni} does with its packets: the trace is empty");
+                (Outcome::Unknown { need }, Path::default())
+            }
+        }
+    }
+
+    fn flows(&self, source: Ipv4Addr) -> FlowSet {
+        flows(source, self.destination.address, self.service)
+    }
+}
+
+/// The packets that open an exchange: every source port that Linux picks.
+pub fn flows(source: Ipv4Addr, destination: Ipv4Addr, service: Service) -> FlowSet {
+    let between = FlowSet::full()
+        .from_sources(&RangeSet::single(source.into()))
+        .to_destinations(&RangeSet::single(destination.into()));
+    let ports = |protocol: u8, port: u16| {
+        between
+            .of_protocols(&RangeSet::single(protocol))
+            .to_ports(&RangeSet::single(port))
+            .from_ports(&RangeSet::range(EPHEMERAL.0, EPHEMERAL.1))
+    };
+    match service {
+        Service::Tcp(port) => ports(TCP, port),
+        Service::Udp(port) => ports(UDP, port),
+        Service::Icmp => between
+            .of_protocols(&RangeSet::single(ICMP))
+            .of_icmp(Some(8), Some(0)),
+    }
+}
+
+fn path_of(part: &vpc::path::Part) -> Path {
+    Path {
+        node: None,
+        hops: part.hops.clone(),
+    }
+}
+
+fn outcome_of(outcome: &vpc::path::Outcome) -> Outcome {
+    match outcome {
+        vpc::path::Outcome::Delivered {
+            egress, ingress, ..
+        } => Outcome::Works {
+            egress: Some(*egress),
+            ingress: Some(*ingress),
+        },
+        vpc::path::Outcome::Dropped {
+            reason,
+            leg,
+            at,
+            source,
+        } => Outcome::Blocked {
+            reason: *reason,
+            leg: *leg,
+            at: at.clone(),
+            rule: source.as_ref().map(ToString::to_string),
+        },
+        vpc::path::Outcome::Unknown { need } => Outcome::Unknown {
+            need: need.to_string(),
+        },
+    }
+}

@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""Runs the acceptance scenarios: each on the model and with packets, then its mutated twin.
+
+    .venv/bin/python tests/scenarios/run.py [ID …]      all, or those named (S3-04 S3-08)
+    KEEP=1 … run.py S3-04                               leaves the lab up after a failure
+
+A scenario (scenarios/S*.yaml) has steps under `given`, `when` and `then`. A step is a shell line
+(`run`) with what it must show: `exit` (default 0), `contains`, `lacks`, `json` (paths and values).
+Shell lines see the lab as a user does, after `eval "$(branchline lab env)"`, and three short forms:
+
+    eni NODE DEVICE     the id of a node's network interface at a device index
+    sg NAME             the id of a security group
+    groups ENI          the ids of the groups on an interface
+
+The twin changes one thing of the story (`given`, `when`: in place of the scenario's; `topology`:
+in place of its topology) and must make at least one step under `then` fail, or the scenario could
+not fail at all. `instead` are steps that must hold in the twin.
+"""
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SCENARIOS = ROOT / "scenarios"
+BIN = Path(os.environ.get("BRANCHLINE_BIN", ROOT / "target" / "debug")).resolve()
+VENV = Path(sys.executable).parent
+LAB = f"scenario-{os.getpid()}"
+STEP_TIMEOUT = 90
+
+PRELUDE = r"""
+set -euo pipefail
+eni() { aws ec2 describe-network-interfaces --output text \
+  --filters "Name=tag:Name,Values=$1-eth$2" --query 'NetworkInterfaces[].NetworkInterfaceId' |
+  grep . || aws ec2 describe-network-interfaces --output text --query 'NetworkInterfaces[].NetworkInterfaceId' \
+  --filters "Name=attachment.instance-id,Values=$(instance "$1")" "Name=attachment.device-index,Values=$2"; }
+instance() { aws ec2 describe-instances --output text --filters "Name=private-dns-name,Values=$1.*" \
+  Name=instance-state-name,Values=pending,running --query 'Reservations[].Instances[].InstanceId'; }
+sg() { aws ec2 describe-security-groups --output text --filters "Name=group-name,Values=$1" \
+  --query 'SecurityGroups[].GroupId'; }
+groups() { aws ec2 describe-network-interfaces --output text --network-interface-ids "$1" \
+  --query 'NetworkInterfaces[].Groups[].GroupId'; }
+"""
+
+
+class Failed(Exception):
+    """A step did not show what it must."""
+
+
+def environment():
+    env = dict(os.environ)
+    env["PATH"] = f"{BIN}:{VENV}:{env['PATH']}"
+    env["BRANCHLINE_LAB"] = LAB
+    return env
+
+
+def shell(line, env, timeout=STEP_TIMEOUT):
+    return subprocess.run(
+        ["bash", "-c", PRELUDE + line],
+        env=env, cwd=SCENARIOS, text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout,
+    )
+
+
+def at(document, path):
+    """The value at a path like `placements[0].eni`; `x[]` is the list of x, `x.#` its length."""
+    value = document
+    for part in re.findall(r"[^.\[\]]+|\[\d+\]|\[\]", path):
+        if part == "#":
+            value = len(value)
+        elif part == "[]":
+            continue
+        elif part.startswith("["):
+            value = value[int(part[1:-1])]
+        elif isinstance(value, list):
+            value = [item[part] for item in value]
+        else:
+            value = value[part]
+    return value
+
+
+def same(seen, wanted):
+    if isinstance(wanted, dict) and set(wanted) == {"has"}:
+        return wanted["has"] in seen
+    if isinstance(wanted, dict) and set(wanted) == {"lacks"}:
+        return wanted["lacks"] not in seen
+    return seen == wanted
+
+
+def once(step, env):
+    done = shell(step["run"], env)
+    told = f"$ {step['run'].strip()}\n{done.stdout}{done.stderr}"
+    if done.returncode != step.get("exit", 0):
+        raise Failed(f"exit {done.returncode}, expected {step.get('exit', 0)}\n{told}")
+    for text in step.get("contains", []):
+        if text not in done.stdout + done.stderr:
+            raise Failed(f"no {text!r} in\n{told}")
+    for text in step.get("lacks", []):
+        if text in done.stdout + done.stderr:
+            raise Failed(f"{text!r} in\n{told}")
+    if "json" in step:
+        try:
+            document = json.loads(done.stdout)
+        except json.JSONDecodeError as error:
+            raise Failed(f"not JSON: {error}\n{told}") from error
+        for path, wanted in step["json"].items():
+            try:
+                seen = at(document, path)
+            except (KeyError, IndexError, TypeError) as error:
+                raise Failed(f"nothing at {path} ({error!r})\n{told}") from error
+            if not same(seen, wanted):
+                raise Failed(f"{path} is {seen!r}, expected {wanted!r}\n{told}")
+
+
+def check(step, env):
+    """Runs a step; with `within`, again until it holds or that many seconds are over."""
+    deadline = time.monotonic() + step.get("within", 0)
+    while True:
+        try:
+            return once(step, env)
+        except Failed:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(1)
+
+
+def with_lab(topology, story):
+    """Brings a lab up, runs `story(env)` and takes the lab down, whatever happens."""
+    env = environment()
+    up = subprocess.run(
+        [BIN / "branchline", "lab", "up", "-f", SCENARIOS / topology],
+        env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, timeout=120,
+    )
+    if up.returncode != 0:
+        raise Failed(f"lab up: exit {up.returncode}\n{up.stdout}")
+    keep = False
+    try:
+        exports = subprocess.run([BIN / "branchline", "lab", "env"], env=env, text=True,
+                                 stdout=subprocess.PIPE, check=True).stdout
+        for name, value in re.findall(r"^export (\w+)='?([^'\n]*)'?$", exports, re.M):
+            env[name] = value
+        return story(env)
+    except BaseException:
+        keep = bool(os.environ.get("KEEP"))
+        raise
+    finally:
+        if keep:
+            print(f"  the lab is still up: export BRANCHLINE_LAB={LAB}")
+        else:
+            subprocess.run([BIN / "branchline", "lab", "down"], env=environment(), check=True,
+                           stdout=subprocess.DEVNULL, timeout=120)
+
+
+def scenario(spec):
+    def story(env):
+        for step in spec.get("given", []) + spec.get("when", []) + spec["then"]:
+            check(step, env)
+    with_lab(spec["topology"], story)
+
+
+def twin(spec):
+    changed = spec["twin"]
+
+    def story(env):
+        for step in changed.get("given", spec.get("given", [])):
+            check(step, env)
+        for step in changed.get("when", spec.get("when", [])):
+            check(step, env)
+        failures = 0
+        for step in spec["then"]:
+            try:
+                once(step, env)
+            except Failed:
+                failures += 1
+        if not failures:
+            raise Failed("every step under `then` holds in the twin too: the scenario cannot fail")
+        for step in changed.get("instead", []):
+            check(step, env)
+    with_lab(changed.get("topology", spec["topology"]), story)
+
+
+def main(wanted):
+    files = sorted(SCENARIOS.glob("S*.yaml"))
+    specs = [yaml.safe_load(f.read_text()) for f in files]
+    specs = [s for s in specs if not wanted or s["id"] in wanted]
+    missing = set(wanted) - {s["id"] for s in specs}
+    if missing or not specs:
+        print(f"no such scenario: {', '.join(sorted(missing)) or 'none found'}")
+        return 2
+    passed = failed = 0
+    for spec in specs:
+        for name, play in ((spec["title"], scenario), ("twin: " + spec["twin"]["title"], twin)):
+            began = time.monotonic()
+            try:
+                play(spec)
+                passed += 1
+                outcome = "ok"
+            except (Failed, subprocess.SubprocessError) as error:
+                failed += 1
+                outcome = f"FAILED\n{error}"
+            print(f"{spec['id']}  {name} … {outcome} ({time.monotonic() - began:.1f} s)", flush=True)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
