@@ -80,7 +80,8 @@ pub(crate) fn shown(pool: &mut Pool, op: OpId, view: View, now: Millis, fx: &mut
     }
     let first = !std::mem::replace(&mut pool.show.once, true);
     pool.show.last = op.0;
-    let shown: BTreeSet<EniId> = view.enis.iter().map(|seen| seen.id.clone()).collect();
+    let attached = view.enis.iter().filter(|seen| seen.attachment.is_some());
+    let attached: BTreeSet<EniId> = attached.map(|seen| seen.id.clone()).collect();
     let (managed, foreign): (Vec<_>, Vec<_>) = view
         .enis
         .into_iter()
@@ -96,7 +97,7 @@ pub(crate) fn shown(pool: &mut Pool, op: OpId, view: View, now: Millis, fx: &mut
             None => take_in(pool, seen, now),
         }
     }
-    missed(pool, op, &shown, now);
+    missed(pool, op, &attached, now);
     for eni in pool.enis.values_mut().filter(|eni| eni.born < op.0) {
         eni.groups_fresh = true;
     }
@@ -162,10 +163,14 @@ fn take_in(pool: &mut Pool, seen: &EniView, now: Millis) {
         pool.show.recheck = Some(now.after(pool.config.lag));
         return;
     }
+    let has_pods = seen
+        .secondary
+        .iter()
+        .any(|address| pool.by_address.contains_key(address));
     let stage = match (&seen.attachment, primary) {
         (Some(_), true) => Stage::Ready,
         (Some(_), false) => Stage::Unplumbed,
-        (None, _) if pool.show.once && !is_wanted(pool) => Stage::Detached,
+        (None, _) if pool.show.once && !has_pods && !is_wanted(pool) => Stage::Detached,
         (None, _) => Stage::Unattached,
     };
     let mut eni = new_eni(seen, stage, now);
@@ -215,9 +220,10 @@ fn new_eni(seen: &EniView, stage: Stage, now: Millis) -> Eni {
         group_retry: Backoff::default(),
         groups_fresh: false,
         touched: 0,
+        attached_at: now,
         born: 0,
         missing_since: None,
-        unassign_again: None,
+        doubt: None,
     }
 }
 
@@ -226,7 +232,9 @@ fn refresh(pool: &mut Pool, seen: &EniView, now: Millis, fx: &mut Vec<Effect>) {
     let Some(eni) = pool.enis.get_mut(&seen.id) else {
         return;
     };
-    eni.missing_since = None;
+    if seen.attachment.is_some() {
+        eni.missing_since = None;
+    }
     match (&seen.attachment, eni.stage) {
         (Some(attached), Stage::Unattached | Stage::Attaching) => {
             // Its attach had an unclear answer.
@@ -234,6 +242,7 @@ fn refresh(pool: &mut Pool, seen: &EniView, now: Millis, fx: &mut Vec<Effect>) {
             eni.attachment = Some(attached.id.clone());
             eni.retry = Backoff::default();
             eni.trouble = None;
+            eni.attached_at = now;
             eni.enter(Stage::Unplumbed, now);
         }
         (Some(attached), Stage::Detached) if eni.retry.failures > 2 => {
@@ -244,6 +253,8 @@ fn refresh(pool: &mut Pool, seen: &EniView, now: Millis, fx: &mut Vec<Effect>) {
         }
         (Some(attached), Stage::Confirming) => {
             eni.attachment = Some(attached.id.clone());
+            // What was decided on may have been older than this: it may hold pods after all.
+            add_slots(pool, &seen.id, &seen.secondary, now);
             lifecycle::confirm_removal(pool, &seen.id, now, fx);
             return;
         }
@@ -281,7 +292,8 @@ fn refresh(pool: &mut Pool, seen: &EniView, now: Millis, fx: &mut Vec<Effect>) {
 pub(crate) fn add_slots(pool: &mut Pool, id: &EniId, shown: &[Ipv4Addr], now: Millis) {
     for address in shown {
         let recent = pool.returned.get(address).copied();
-        if recent.is_some_and(|at| at.after(pool.config.lag) > now) {
+        let young = recent.is_some_and(|at| at.after(pool.config.lag) > now);
+        if young && !pool.by_address.contains_key(address) {
             pool.show.recheck = Some(now.after(pool.config.lag));
             continue;
         }
@@ -306,13 +318,21 @@ fn insert_slot(pool: &mut Pool, id: &EniId, address: Ipv4Addr, now: Millis) {
         .values()
         .find(|eni| eni.id != *id && eni.slots.contains_key(&address));
     if let Some(other) = elsewhere.map(|eni| eni.id.clone()) {
-        // It moved, or EC2's answer is older than the move; its holder of now is settled later.
-        let free = |slot: &Slot| matches!(slot.state, SlotState::Free(_));
+        // It moved, or EC2's answer is older than the move. A pod keeps it where it was unless
+        // EC2 no longer shows it there; its rest goes with it.
         let Some(other) = pool.enis.get_mut(&other) else {
             return;
         };
-        if !other.slots.get(&address).is_some_and(free) {
-            return;
+        match other
+            .slots
+            .get(&address)
+            .map(|slot| (slot.state.clone(), slot.lost))
+        {
+            Some((SlotState::Free(released), _)) => {
+                pool.resting.extend(released.map(|at| (address, at)));
+            }
+            Some((SlotState::Assigned(_), true)) => {}
+            _ => return,
         }
         other.slots.remove(&address);
     }
@@ -363,17 +383,17 @@ fn drop_slots(pool: &mut Pool, seen: &EniView, now: Millis) {
     pool.resting.extend(rest);
 }
 
-/// Interfaces that the pool has and EC2 shows no more: out of service at once, forgotten when EC2
+/// Interfaces that the pool has attached and EC2 does not: out of service at once, forgotten when EC2
 /// shows them no more for longer than it may lag. Their pods keep their addresses.
-fn missed(pool: &mut Pool, op: OpId, shown: &BTreeSet<EniId>, now: Millis) {
+fn missed(pool: &mut Pool, op: OpId, attached: &BTreeSet<EniId>, now: Millis) {
     let lag = pool.config.lag;
     let mut gone = Vec::new();
     let mut again = false;
     let mut births = false;
     for eni in pool.enis.values_mut() {
-        let judged = eni.touched < op.0 && eni.stage_since.after(lag) <= now;
+        let judged = eni.touched < op.0 && eni.attached_at.after(lag) <= now;
         let expected = eni.attachment.is_some() && !matches!(eni.stage, Stage::Detaching);
-        if shown.contains(&eni.id) || !expected || !judged {
+        if attached.contains(&eni.id) || !expected || !judged {
             continue;
         }
         let since = *eni.missing_since.get_or_insert(now);
@@ -387,13 +407,6 @@ fn missed(pool: &mut Pool, op: OpId, shown: &BTreeSet<EniId>, now: Millis) {
         pool.wish(now.after(Duration::from_secs(10)), births);
     }
     for id in gone {
-        if let Some(eni) = pool.enis.remove(&id) {
-            for (address, slot) in eni.slots {
-                if let SlotState::Free(Some(at)) = slot.state {
-                    pool.resting.insert(address, at);
-                }
-            }
-        }
-        pool.groups.unconfirmed.remove(&id);
+        pool.forget(&id);
     }
 }

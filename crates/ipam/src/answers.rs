@@ -1,5 +1,7 @@
 //! Events: each is taken in by the part of the pool that it concerns.
 
+use std::time::Duration;
+
 use crate::effect::{Call, Effect, OpId};
 use crate::event::{Answer, Event, Failure, FailureKind};
 use crate::pool::{Pool, SlotState};
@@ -12,11 +14,13 @@ pub(crate) fn take(pool: &mut Pool, event: Event, now: Millis, effects: &mut Vec
         Event::Recovered {
             allocations,
             released,
+            returned,
         } => {
             for allocation in allocations {
                 recover(pool, allocation);
             }
             pool.resting.extend(released);
+            pool.returned.extend(returned);
         }
         Event::Unknown { reason } => {
             if pool.node.is_none() {
@@ -59,10 +63,7 @@ fn answered(
     now: Millis,
     effects: &mut Vec<Effect>,
 ) {
-    if let Some(eni) = call.eni().and_then(|id| pool.enis.get_mut(id)) {
-        // What was asked of EC2 before this answer may show the state before the call.
-        eni.touched = pool.next_op - 1;
-    }
+    pool.touch(&call, pool.next_op - 1);
     let action = call.action();
     match (call, result) {
         (Call::CreateEni { token, .. }, Ok(Answer::Created(view))) => {
@@ -127,6 +128,7 @@ fn unassigned(
     };
     match result.as_ref().map_err(|failure| failure.kind) {
         Ok(()) | Err(FailureKind::NotFound) => {
+            eni.doubt = None;
             for address in addresses {
                 eni.slots.remove(&address);
                 pool.returned.insert(address, now);
@@ -136,8 +138,13 @@ fn unassigned(
                 pool.show.recheck = Some(now.after(pool.config.lag));
             }
         }
-        Err(FailureKind::Unclear) => {
-            eni.unassign_again = Some((addresses, now.after(std::time::Duration::from_secs(2))));
+        Err(kind) if kind == FailureKind::Unclear || eni.doubt.is_some() => {
+            let failures = eni.doubt.as_ref().map_or(0, |(_, retry)| retry.failures);
+            let (first, most) = (Duration::from_secs(2), Duration::from_secs(60));
+            let retry = pool.backed_off(failures, now, first, most);
+            if let Some(eni) = pool.enis.get_mut(id) {
+                eni.doubt = Some((addresses, retry));
+            }
         }
         Err(_) => {
             for address in addresses {

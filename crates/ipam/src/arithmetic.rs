@@ -50,7 +50,7 @@ pub fn over(warm: WarmTargets, stock: Stock) -> u32 {
 
 /// Whether an interface with `size` free addresses and no pod is one too many.
 pub fn spare(warm: WarmTargets, slots: u32, stock: Stock, size: u32) -> bool {
-    if stock.waiting > 0 {
+    if stock.waiting > 0 || short(warm, slots, stock) > 0 {
         return false;
     }
     if warm.by_address() {

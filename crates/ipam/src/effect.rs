@@ -125,7 +125,7 @@ impl Call {
     }
 }
 
-/// A change of who has which address.
+/// A change that must be known after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     /// A pod has an address.
@@ -136,6 +136,14 @@ pub enum Record {
         key: Key,
         /// The address.
         address: Ipv4Addr,
+        /// Since when.
+        at: Millis,
+    },
+    /// Addresses are about to go back to EC2, one by one or with their interface. What EC2 shows
+    /// of them soon after may be old, so a restart must not take them up again.
+    Returning {
+        /// Which.
+        addresses: Vec<Ipv4Addr>,
         /// Since when.
         at: Millis,
     },

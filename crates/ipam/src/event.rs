@@ -19,6 +19,8 @@ pub enum Event {
         allocations: Vec<Allocation>,
         /// When an address that now is free was released.
         released: BTreeMap<Ipv4Addr, Millis>,
+        /// When an address was about to go back to EC2.
+        returned: BTreeMap<Ipv4Addr, Millis>,
     },
     /// The node is not known yet, and why; for the refusals and `/state`.
     Unknown {

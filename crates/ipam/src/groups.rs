@@ -125,8 +125,8 @@ pub(crate) fn shown(pool: &mut Pool, id: &EniId, groups: &[vpc::facts::SgId], no
             pool.groups.trouble = None;
         }
     } else if was_set {
-        // It was set, and EC2 does not show it: old news, or somebody else sets them too.
+        // It was set, and EC2 does not show it: old news, or somebody else sets them too. Set again,
+        // and then asked again.
         eni.group_retry = again;
-        pool.wish(now.after(Duration::from_secs(1)), false);
     }
 }

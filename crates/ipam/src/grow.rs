@@ -34,18 +34,20 @@ pub(crate) fn plan(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
 
 /// An interface that EC2 has not yet been told to detach stays when it is needed after all.
 fn cancel_removals(pool: &mut Pool, now: Millis) {
-    for eni in pool
-        .enis
-        .values_mut()
-        .filter(|eni| eni.stage == Stage::Confirming)
-    {
+    let untold = |eni: &&mut Eni| eni.stage == Stage::Confirming && eni.retry.failures == 0;
+    for eni in pool.enis.values_mut().filter(untold) {
         eni.enter(Stage::Ready, now);
     }
 }
 
 /// Asks for more addresses on one interface; returns how many.
 fn fill(pool: &mut Pool, short: u32, now: Millis, effects: &mut Vec<Effect>) -> u32 {
-    if !pool.assign.retry.open(now) {
+    let probing = pool.assign.trouble.is_some()
+        && pool
+            .ops
+            .values()
+            .any(|call| matches!(call, Call::Assign { .. }));
+    if !pool.assign.retry.open(now) || probing {
         return 0;
     }
     let room = |eni: &&Eni| free_slots(pool, eni) > 0 && !is_assigning(pool, eni);
@@ -70,7 +72,9 @@ fn create(pool: &mut Pool, short: u32, now: Millis, effects: &mut Vec<Effect>) -
         return 0;
     };
     let (slots, subnet) = (node.limits.slots(), node.subnet.clone());
-    let unsettled = pool.births.iter().any(|birth| birth.trouble.is_some());
+    // Where EC2 has refused, one is tried at a time.
+    let unsettled = pool.births.iter().any(|birth| birth.trouble.is_some())
+        || (pool.create.trouble.is_some() && !pool.births.is_empty());
     if !pool.create.retry.open(now) || !has_room(pool) || slots == 0 || unsettled {
         return 0;
     }

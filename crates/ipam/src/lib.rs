@@ -33,7 +33,7 @@ mod shrink;
 mod types;
 
 pub use effect::{Call, Effect, OpId, Record, Refusal, Reply};
-pub use event::{Answer, EniView, Event, Failure, FailureKind, ImdsEni, View};
+pub use event::{Answer, Attached, EniView, Event, Failure, FailureKind, ImdsEni, View};
 pub use pool::{Counts, Eni, GroupState, Pool, Slot, SlotState, Stage};
 pub use types::{
     Allocation, AttachmentId, ClientToken, Config, EniLimitBy, Key, Lease, Limits, Millis,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use settings::GroupSync;
 use vpc::facts::EniId;
 
-use crate::effect::{Call, Effect};
+use crate::effect::{Call, Effect, Record};
 use crate::event::{Failure, FailureKind};
 use crate::pool::{Eni, Pool, Stage};
 use crate::types::{AttachmentId, Millis};
@@ -54,6 +54,11 @@ fn next_call(pool: &Pool, eni: &Eni) -> Option<(Stage, Call)> {
                 subnet: eni.subnet.clone(),
             };
             Some((Stage::Plumbing, call))
+        }
+        // Its addresses turned out to be pods': back in.
+        Stage::Detached if eni.has_pods() => {
+            let device = free_device(pool)?;
+            Some((Stage::Attaching, Call::AttachEni { eni: id, device }))
         }
         Stage::Detached => Some((Stage::Deleting, Call::DeleteEni { eni: id })),
         // These wait for an answer, for EC2 to show something, or for nothing.
@@ -146,6 +151,7 @@ pub(crate) fn attached(pool: &mut Pool, id: &EniId, device: u32, by: AttachmentI
     {
         eni.device = Some(device);
         eni.attachment = Some(by);
+        eni.attached_at = now;
         proceed(eni, Stage::Unplumbed, now);
     }
     crate::grow::granted(&mut pool.create);
@@ -164,7 +170,7 @@ pub(crate) fn attach_failed(pool: &mut Pool, id: &EniId, failure: Failure, now: 
             back_off(pool, id, Stage::Detached, failure, now);
         }
         FailureKind::NotFound => {
-            pool.enis.remove(id);
+            pool.forget(id);
             pool.wish(now, true);
         }
         // It may be attached by now; EC2 shows it, or it is tried again.
@@ -208,10 +214,12 @@ pub(crate) fn confirm_removal(pool: &mut Pool, id: &EniId, now: Millis, fx: &mut
     else {
         return;
     };
-    let removable = eni.ours && !eni.is_primary();
+    let removable = eni.ours && !eni.is_primary() && !eni.has_pods();
     match eni.attachment.clone() {
         Some(attachment) if removable => {
             eni.enter(Stage::Detaching, now);
+            let addresses = eni.slots.keys().copied().collect();
+            fx.push(Effect::Record(Record::Returning { addresses, at: now }));
             pool.call(
                 Call::DetachEni {
                     eni: id.clone(),
@@ -246,11 +254,16 @@ pub(crate) fn detached(pool: &mut Pool, id: &EniId, result: Result<(), Failure>,
             proceed(eni, Stage::Detached, now);
             pool.wish(now, true);
         }
-        Err(failure) => {
-            // Back to the question: still ours, still attached?
+        Err(failure) if failure.kind == FailureKind::Unclear || eni.retry.failures > 0 => {
+            // It may be detached: out of use, and back to the question what EC2 shows.
             back_off(pool, id, Stage::Confirming, failure, now);
             let until = pool.enis.get(id).map_or(now, |eni| eni.retry.until);
             pool.wish(until, false);
+        }
+        // Nothing was done: it serves on, and goes when the surplus lasts.
+        Err(failure) => {
+            eni.enter(Stage::Ready, now);
+            eni.trouble = Some(failure);
         }
     }
 }
@@ -258,14 +271,13 @@ pub(crate) fn detached(pool: &mut Pool, id: &EniId, result: Result<(), Failure>,
 pub(crate) fn deleted(pool: &mut Pool, id: &EniId, result: Result<(), Failure>, now: Millis) {
     match result {
         Ok(()) => {
-            pool.enis.remove(id);
+            pool.forget(id);
         }
         Err(failure) if failure.kind == FailureKind::NotFound => {
-            pool.enis.remove(id);
+            pool.forget(id);
         }
         Err(failure) => back_off(pool, id, Stage::Detached, failure, now),
     }
-    pool.groups.unconfirmed.remove(id);
 }
 
 fn proceed(eni: &mut Eni, stage: Stage, now: Millis) {

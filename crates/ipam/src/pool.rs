@@ -80,12 +80,14 @@ pub struct Eni {
     pub(crate) groups_fresh: bool,
     /// The last call that changed it; what was asked for before shows an older state.
     pub(crate) touched: u64,
+    /// When it was attached, or first seen attached.
+    pub(crate) attached_at: Millis,
     /// The call that created it; 0 if that was before this start.
     pub(crate) born: u64,
     /// Calls about it go unanswered, or EC2 shows it no more.
     pub(crate) missing_since: Option<Millis>,
-    /// Addresses whose return had an unclear end, and when it is repeated.
-    pub(crate) unassign_again: Option<(Vec<Ipv4Addr>, Millis)>,
+    /// Addresses whose return had an unclear end; repeated until EC2 says that they are gone.
+    pub(crate) doubt: Option<(Vec<Ipv4Addr>, Backoff)>,
 }
 
 /// Where an interface is in its life.
@@ -340,6 +342,11 @@ impl Pool {
         free.chain(unseen).filter(|(_, at)| !rested(*at)).collect()
     }
 
+    /// When addresses were given back to EC2, as far as its answers may still show them.
+    pub fn returned(&self) -> &BTreeMap<Ipv4Addr, Millis> {
+        &self.returned
+    }
+
     /// Calls without an answer.
     pub fn in_flight(&self) -> impl Iterator<Item = &Call> {
         self.ops.values()
@@ -467,10 +474,6 @@ impl Pool {
         }
     }
 
-    pub(crate) fn primary(&self) -> Option<&Eni> {
-        self.enis.values().find(|eni| eni.is_primary())
-    }
-
     /// Interfaces whose groups follow the primary's.
     pub(crate) fn is_synced_kind(&self, eni: &Eni) -> bool {
         !eni.is_primary() && eni.device.is_some() && !eni.stage.is_leaving()
@@ -485,11 +488,36 @@ impl Pool {
     pub(crate) fn call(&mut self, call: Call, effects: &mut Vec<Effect>) {
         let op = OpId(self.next_op);
         self.next_op += 1;
-        if let Some(eni) = call.eni().and_then(|id| self.enis.get_mut(id)) {
-            eni.touched = op.0;
-        }
+        self.touch(&call, op.0);
         self.ops.insert(op, call.clone());
         effects.push(Effect::Call(op, call));
+    }
+
+    /// An interface is no more; its addresses still rest, wherever EC2 puts them next.
+    pub(crate) fn forget(&mut self, id: &EniId) {
+        self.groups.unconfirmed.remove(id);
+        let slots = self
+            .enis
+            .remove(id)
+            .map(|eni| eni.slots)
+            .unwrap_or_default();
+        for (address, slot) in slots {
+            if let SlotState::Free(Some(at)) = slot.state {
+                self.resting.insert(address, at);
+            }
+        }
+    }
+
+    /// A call that changes an interface in EC2: what was asked for before may show it otherwise.
+    pub(crate) fn touch(&mut self, call: &Call, op: u64) {
+        let in_ec2 = !matches!(call, Call::SetUp { .. });
+        if let Some(eni) = call
+            .eni()
+            .filter(|_| in_ec2)
+            .and_then(|id| self.enis.get_mut(id))
+        {
+            eni.touched = op;
+        }
     }
 
     /// Asks EC2 what it shows, at `at` or before.
@@ -559,7 +587,7 @@ impl Pool {
                     eni.group_retry.until,
                 ]);
                 times.push(eni.stage_since.after(self.config.shrink_after));
-                times.extend(eni.unassign_again.as_ref().map(|(_, at)| *at));
+                times.extend(eni.doubt.as_ref().map(|(_, retry)| retry.until));
                 times.extend(eni.slots.values().filter_map(|slot| match slot.state {
                     SlotState::Free(Some(at)) => Some(at.after(self.config.cooldown)),
                     _ => None,
@@ -579,6 +607,12 @@ impl Eni {
     pub(crate) fn enter(&mut self, stage: Stage, now: Millis) {
         self.stage = stage;
         self.stage_since = now;
+    }
+
+    pub(crate) fn has_pods(&self) -> bool {
+        self.slots
+            .values()
+            .any(|slot| matches!(slot.state, SlotState::Assigned(_)))
     }
 
     /// No pod, and nothing that a pod just left.

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use vpc::facts::EniId;
 
 use crate::arithmetic;
-use crate::effect::{Call, Effect};
+use crate::effect::{Call, Effect, Record};
 use crate::pool::{Eni, Pool, SlotState, Stage};
 use crate::types::Millis;
 
@@ -33,17 +33,18 @@ pub(crate) fn plan(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
             }
             pool.wish(now, false);
         }
-        None => give_back(pool, over, effects),
+        None => give_back(pool, over, now, effects),
     }
 }
 
 fn repeat_unclear(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
-    let due = |eni: &mut Eni| eni.unassign_again.take_if(|(_, at)| *at <= now);
-    let calls: Vec<(EniId, Vec<Ipv4Addr>)> = pool
-        .enis
-        .values_mut()
-        .filter_map(|eni| Some((eni.id.clone(), due(eni)?.0)))
-        .collect();
+    let returning = |eni: &Eni| pool.is_busy(&eni.id, |call| matches!(call, Call::Unassign { .. }));
+    let returning = |eni: &Eni| pool.is_busy(&eni.id, |call| matches!(call, Call::Unassign { .. }));
+    let due = |eni: &Eni| {
+        let (addresses, retry) = eni.doubt.as_ref()?;
+        (retry.open(now) && !returning(eni)).then(|| (eni.id.clone(), addresses.clone()))
+    };
+    let calls: Vec<(EniId, Vec<Ipv4Addr>)> = pool.enis.values().filter_map(due).collect();
     for (eni, addresses) in calls {
         pool.call(Call::Unassign { eni, addresses }, effects);
     }
@@ -87,7 +88,7 @@ fn spare_interface(pool: &Pool, now: Millis) -> Option<EniId> {
     Some(spare.id.clone())
 }
 
-fn give_back(pool: &mut Pool, over: u32, effects: &mut Vec<Effect>) {
+fn give_back(pool: &mut Pool, over: u32, now: Millis, effects: &mut Vec<Effect>) {
     let mut left = over as usize;
     let mut by_device: Vec<&Eni> = pool
         .enis
@@ -116,6 +117,11 @@ fn give_back(pool: &mut Pool, over: u32, effects: &mut Vec<Effect>) {
                 }
             }
         }
+        let record = Record::Returning {
+            addresses: addresses.clone(),
+            at: now,
+        };
+        effects.push(Effect::Record(record));
         pool.call(Call::Unassign { eni, addresses }, effects);
     }
 }
