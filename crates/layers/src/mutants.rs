@@ -37,8 +37,8 @@ pub enum Mutant {
     ShortestPrefixWins,
     /// A peering carries packets to VPCs behind the peer.
     PeeringTransitive,
-    /// Security groups of a peered VPC match although the peering is not active.
-    StaleGroupMatches,
+    /// A reference to a group of a peered VPC matches nothing.
+    PeerGroupMissed,
     /// Every allowed flow counts as tracked.
     UntrackedForgotten,
     /// ACL entries are evaluated in descending order of their numbers.
@@ -67,7 +67,7 @@ impl Mutant {
         Mutant::BlackholeIgnored,
         Mutant::ShortestPrefixWins,
         Mutant::PeeringTransitive,
-        Mutant::StaleGroupMatches,
+        Mutant::PeerGroupMissed,
         Mutant::UntrackedForgotten,
         Mutant::AclOrderReversed,
         Mutant::GroupEgressSkipped,

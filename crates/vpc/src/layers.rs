@@ -282,9 +282,6 @@ fn peer(world: &World, owner: &SecurityGroup, rule: &GroupRule) -> Option<Peer> 
                 note: Some(format!("the members of {id} are not known")),
                 known: false,
             },
-            Reference::Stale(_) if mutated!(StaleGroupMatches) => {
-                Peer::known(Addresses::Set(group_set(id)))
-            }
             Reference::Stale(why) => Peer {
                 addresses: Addresses::Set(nothing()),
                 note: Some(format!("stale, matches nothing: {why}")),
@@ -322,7 +319,8 @@ fn reference(
         if peerings.peek().is_none() && world.unread(Kind::Peerings).is_some() {
             return Reference::Unknown;
         }
-        if !peerings.any(|p| p.status == PeeringStatus::Active) {
+        let active = peerings.any(|p| p.status == PeeringStatus::Active);
+        if !active || mutated!(PeerGroupMissed) {
             return Reference::Stale(format!("no active peering with {vpc}, the VPC of {id}"));
         }
     }
