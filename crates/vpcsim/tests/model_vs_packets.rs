@@ -67,7 +67,11 @@ struct Case {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let spoofed = if self.probe.spoofed { " (spoofed)" } else { "" };
-        write!(f, "{} {}{spoofed}: {}", self.eni, self.probe.packet, self.why)
+        write!(
+            f,
+            "{} {}{spoofed}: {}",
+            self.eni, self.probe.packet, self.why
+        )
     }
 }
 
@@ -77,9 +81,19 @@ fn predict(network: &Network<'_>, eni: &EniId, probe: &Probe) -> Option<(Seen, O
     let outcome = trace.part_of(&probe.packet)?.outcome.clone();
     let udp = probe.packet.protocol() == flowset::UDP;
     let seen = match &outcome {
-        Outcome::Delivered { .. } => Seen { arrived: udp, answered: !probe.spoofed },
-        Outcome::Dropped { leg: Leg::Forward, .. } => Seen::default(),
-        Outcome::Dropped { leg: Leg::Reply, .. } => Seen { arrived: udp, answered: false },
+        Outcome::Delivered { .. } => Seen {
+            arrived: udp,
+            answered: !probe.spoofed,
+        },
+        Outcome::Dropped {
+            leg: Leg::Forward, ..
+        } => Seen::default(),
+        Outcome::Dropped {
+            leg: Leg::Reply, ..
+        } => Seen {
+            arrived: udp,
+            answered: false,
+        },
         Outcome::Unknown { .. } => return None,
     };
     Some((seen, outcome))
@@ -106,14 +120,25 @@ fn decision(network: &Network<'_>, eni: &EniId, probe: &Probe, outcome: &Outcome
             DropReason::PeeringNotTransitive => Decision::PeeringNotTransitive,
             _ => Decision::Other,
         },
-        Outcome::Delivered { egress, ingress, .. } => {
+        Outcome::Delivered {
+            egress, ingress, ..
+        } => {
             let trace = network.trace(&Origin::Eni(eni.clone()), &probe.packet.into());
-            let hops = trace.part_of(&probe.packet).map(|part| part.hops.as_slice());
+            let hops = trace
+                .part_of(&probe.packet)
+                .map(|part| part.hops.as_slice());
             let listed = hops.unwrap_or_default().iter().any(|hop| {
                 matches!(hop.stage, Stage::GroupEgress | Stage::GroupIngress)
-                    && hop.source.as_ref().and_then(|s| s.peer.as_ref()).is_some_and(|p| p.starts_with("pl-"))
+                    && hop
+                        .source
+                        .as_ref()
+                        .and_then(|s| s.peer.as_ref())
+                        .is_some_and(|p| p.starts_with("pl-"))
             });
-            match (listed, *egress == Permit::Untracked || *ingress == Permit::Untracked) {
+            match (
+                listed,
+                *egress == Permit::Untracked || *ingress == Permit::Untracked,
+            ) {
                 (true, _) => Decision::PrefixList,
                 (_, true) => Decision::Untracked,
                 _ => Decision::Other,
@@ -129,10 +154,20 @@ fn cases(rng: &mut Rng, world: &World) -> Vec<Case> {
     let mut by_kind: BTreeMap<(Decision, bool), Vec<Case>> = BTreeMap::new();
     for number in 0..1500 {
         let (eni, probe) = random::probe(rng, world, number);
-        let Some((expected, outcome)) = predict(&network, &eni, &probe) else { continue };
+        let Some((expected, outcome)) = predict(&network, &eni, &probe) else {
+            continue;
+        };
         let decision = decision(&network, &eni, &probe, &outcome);
-        let kind = by_kind.entry((decision, outcome.is_delivered())).or_default();
-        kind.push(Case { eni, probe, expected, decision, why: outcome.to_string() });
+        let kind = by_kind
+            .entry((decision, outcome.is_delivered()))
+            .or_default();
+        kind.push(Case {
+            eni,
+            probe,
+            expected,
+            decision,
+            why: outcome.to_string(),
+        });
     }
     let mut chosen = Vec::new();
     while chosen.len() < PER_WORLD && by_kind.values().any(|kind| !kind.is_empty()) {
@@ -149,7 +184,10 @@ fn cases(rng: &mut Rng, world: &World) -> Vec<Case> {
 }
 
 fn ask(bed: &Bed, cases: &[Case]) -> Vec<Seen> {
-    let probes: Vec<_> = cases.iter().map(|case| (case.eni.clone(), case.probe)).collect();
+    let probes: Vec<_> = cases
+        .iter()
+        .map(|case| (case.eni.clone(), case.probe))
+        .collect();
     bed.ask(&probes)
 }
 
@@ -158,7 +196,9 @@ fn ask(bed: &Bed, cases: &[Case]) -> Vec<Seen> {
 fn disagreements(bed: &Bed, cases: &[Case]) -> Vec<(Case, Seen)> {
     let compare = |cases: &[Case], seen: Vec<Seen>| -> Vec<(Case, Seen)> {
         let pairs = cases.iter().cloned().zip(seen);
-        pairs.filter(|(case, seen)| case.expected != *seen).collect()
+        pairs
+            .filter(|(case, seen)| case.expected != *seen)
+            .collect()
     };
     let first = compare(cases, ask(bed, cases));
     if first.is_empty() {
@@ -177,9 +217,13 @@ fn disagreements(bed: &Bed, cases: &[Case]) -> Vec<(Case, Seen)> {
 /// The same packet from another ephemeral port, so that no state of the first attempt is met.
 fn with_source_port(packet: &Packet, less: u16) -> Packet {
     match (packet.src_port(), packet.dst_port()) {
-        (Some(from), Some(to)) => {
-            Packet::new(packet.src(), packet.dst(), packet.protocol(), from - less, to)
-        }
+        (Some(from), Some(to)) => Packet::new(
+            packet.src(),
+            packet.dst(),
+            packet.protocol(),
+            from - less,
+            to,
+        ),
         _ => *packet,
     }
 }
@@ -203,7 +247,9 @@ fn the_model_and_the_packets_agree() {
     let mut decided: BTreeMap<Decision, usize> = BTreeMap::new();
     let (mut total, mut allowed) = (0, 0);
     let short = |decided: &BTreeMap<Decision, usize>| {
-        MUST_DECIDE.iter().any(|d| decided.get(d).copied().unwrap_or(0) < PER_HOP)
+        MUST_DECIDE
+            .iter()
+            .any(|d| decided.get(d).copied().unwrap_or(0) < PER_HOP)
     };
     let mut worlds = 0;
     while total < wanted || (short(&decided) && worlds < 4 + wanted / PER_WORLD) {
@@ -212,9 +258,17 @@ fn the_model_and_the_packets_agree() {
         let bed = Bed::new(world);
         let wrong = disagreements(&bed, &cases);
         for (case, seen) in &wrong {
-            println!("SEED={seed} world {worlds}: {case}\n    expected {:?}, seen {seen:?}", case.expected);
+            println!(
+                "SEED={seed} world {worlds}: {case}\n    expected {:?}, seen {seen:?}",
+                case.expected
+            );
         }
-        assert!(wrong.is_empty(), "{} of {} cases disagree (SEED={seed})", wrong.len(), cases.len());
+        assert!(
+            wrong.is_empty(),
+            "{} of {} cases disagree (SEED={seed})",
+            wrong.len(),
+            cases.len()
+        );
         for case in &cases {
             *decided.entry(case.decision).or_default() += 1;
             allowed += usize::from(case.expected.answered);
@@ -224,9 +278,16 @@ fn the_model_and_the_packets_agree() {
     }
     println!("{total} cases in {worlds} worlds, {allowed} allowed; decided by {decided:?}");
     assert!(allowed * 10 >= total * 3, "{allowed} of {total} allowed");
-    assert!((total - allowed) * 10 >= total * 3, "{} of {total} denied", total - allowed);
+    assert!(
+        (total - allowed) * 10 >= total * 3,
+        "{} of {total} denied",
+        total - allowed
+    );
     for hop in MUST_DECIDE {
         let count = decided.get(&hop).copied().unwrap_or(0);
-        assert!(count >= PER_HOP, "{hop:?} decided {count} cases only (SEED={seed})");
+        assert!(
+            count >= PER_HOP,
+            "{hop:?} decided {count} cases only (SEED={seed})"
+        );
     }
 }

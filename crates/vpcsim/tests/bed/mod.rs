@@ -1,6 +1,10 @@
 //! Hosts in namespaces around a real fabric, torn down when dropped.
 
-#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of the bed")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test program uses a part of the bed"
+)]
 
 pub mod probe;
 pub mod random;
@@ -35,7 +39,10 @@ pub fn can_run() -> bool {
     if rustix::process::geteuid().is_root() {
         return true;
     }
-    assert!(std::env::var_os("CI").is_none(), "tests of the packet plane need root");
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "tests of the packet plane need root"
+    );
     eprintln!("SKIPPED: tests of the packet plane need root");
     false
 }
@@ -47,7 +54,10 @@ impl Bed {
         std::fs::create_dir(dir.path().join("hosts")).unwrap();
         let mut bed = Self {
             fabric: Fabric::new(dir.path()).unwrap(),
-            desired: Desired { world, ..Desired::default() },
+            desired: Desired {
+                world,
+                ..Desired::default()
+            },
             dir,
             hosts: BTreeMap::new(),
         };
@@ -58,7 +68,13 @@ impl Bed {
             drop(NetNs::create_pinned(&path).unwrap());
             bed.desired.hosts.insert(host.clone(), path);
             let link = LinkName::new("eth0").unwrap();
-            let plug = Plug { host, link, mac: eni.mac, mtu: 9001, configure: true };
+            let plug = Plug {
+                host,
+                link,
+                mac: eni.mac,
+                mtu: 9001,
+                configure: true,
+            };
             bed.desired.plugs.insert(eni.id.clone(), plug);
         }
         bed.apply();
@@ -110,8 +126,10 @@ impl Bed {
         });
         for (number, (_, probe)) in (0u32..).zip(probes) {
             let from = probe.packet.src();
-            seen[number as usize].arrived =
-                self.hosts.values().any(|host| host.responder.has(from, number));
+            seen[number as usize].arrived = self
+                .hosts
+                .values()
+                .any(|host| host.responder.has(from, number));
         }
         self.hosts.values().for_each(|host| host.responder.clear());
         seen
@@ -121,7 +139,10 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         if std::thread::panicking() && std::env::var_os("KEEP").is_some() {
-            eprintln!("kept: nsenter --net={}/netns/vpc-… nft list ruleset", self.dir.path().display());
+            eprintln!(
+                "kept: nsenter --net={}/netns/vpc-… nft list ruleset",
+                self.dir.path().display()
+            );
             let _ = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap()).keep();
             return;
         }
@@ -136,7 +157,12 @@ impl Drop for Bed {
 /// Runs a program in a namespace and returns what it printed; for looking at the kernel in tests.
 pub fn output(ns: &Path, program: &str, args: &[&str]) -> String {
     let ns = NetNs::open(ns).unwrap();
-    let run = || std::process::Command::new(program).args(args).output().unwrap();
+    let run = || {
+        std::process::Command::new(program)
+            .args(args)
+            .output()
+            .unwrap()
+    };
     let output = ns.run(run).unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

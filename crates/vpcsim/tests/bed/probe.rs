@@ -57,7 +57,12 @@ impl Responder {
         let (arrived, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let (log, end) = (Arc::clone(&arrived), Arc::clone(&stop));
         let thread = std::thread::spawn(move || echo(&udp, &log, &end));
-        Self { _tcp: tcp, arrived, stop, thread: Some(thread) }
+        Self {
+            _tcp: tcp,
+            arrived,
+            stop,
+            thread: Some(thread),
+        }
     }
 
     /// Forgets what arrived.
@@ -81,7 +86,11 @@ impl Drop for Responder {
 }
 
 fn listeners(addresses: &[Ipv4Addr]) -> (Vec<TcpListener>, Vec<UdpSocket>) {
-    let all = || addresses.iter().flat_map(|a| PORTS.map(|port| SocketAddrV4::new(*a, port)));
+    let all = || {
+        addresses
+            .iter()
+            .flat_map(|a| PORTS.map(|port| SocketAddrV4::new(*a, port)))
+    };
     let tcp = all().map(|at| TcpListener::bind(at).unwrap()).collect();
     let udp = all().map(|at| UdpSocket::bind(at).unwrap()).collect();
     (tcp, udp)
@@ -89,8 +98,10 @@ fn listeners(addresses: &[Ipv4Addr]) -> (Vec<TcpListener>, Vec<UdpSocket>) {
 
 fn echo(sockets: &[UdpSocket], log: &Mutex<BTreeSet<(Ipv4Addr, u32)>>, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
-        let mut waiting: Vec<PollFd<'_>> =
-            sockets.iter().map(|s| PollFd::new(s, PollFlags::IN)).collect();
+        let mut waiting: Vec<PollFd<'_>> = sockets
+            .iter()
+            .map(|s| PollFd::new(s, PollFlags::IN))
+            .collect();
         let tick = Duration::from_millis(20);
         if poll(&mut waiting, Some(&tick.try_into().unwrap())).unwrap_or(0) == 0 {
             continue;
@@ -113,7 +124,10 @@ fn echo(sockets: &[UdpSocket], log: &Mutex<BTreeSet<(Ipv4Addr, u32)>>, stop: &At
 /// Sends probes from one host; whether each was answered. Numbers identify the probes in the responders' logs.
 pub fn send(ns: &NetNs, probes: &[(u32, Probe)]) -> Vec<bool> {
     ns.run(|| {
-        let mut open: Vec<_> = probes.iter().map(|(number, probe)| start(*number, probe)).collect();
+        let mut open: Vec<_> = probes
+            .iter()
+            .map(|(number, probe)| start(*number, probe))
+            .collect();
         let mut answered = vec![false; probes.len()];
         let deadline = Instant::now() + PATIENCE;
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {
@@ -138,7 +152,9 @@ pub fn send(ns: &NetNs, probes: &[(u32, Probe)]) -> Vec<bool> {
                 .map(|(_, at)| *at)
                 .collect();
             for at in ready {
-                let Some((socket, _)) = &open[at] else { continue };
+                let Some((socket, _)) = &open[at] else {
+                    continue;
+                };
                 match finish(socket, &probes[at]) {
                     Some(reached) => {
                         answered[at] = reached;
@@ -202,7 +218,9 @@ fn finish(socket: &OwnedFd, (number, probe): &(u32, Probe)) -> Option<bool> {
         Err(Errno::AGAIN) => return None,
         Err(_) => return Some(false),
     };
-    let Some((kind, _)) = probe.packet.icmp_type_code() else { return Some(true) };
+    let Some((kind, _)) = probe.packet.icmp_type_code() else {
+        return Some(true);
+    };
     // A raw socket sees every ICMP packet from that address, questions of others included.
     let header = usize::from(bytes[0] & 0xf) * 4;
     let icmp = &bytes[header..length];
@@ -223,7 +241,11 @@ fn icmp_question(number: u32, kind: u8, code: u8) -> Vec<u8> {
 
 /// A UDP datagram with a source address of our choice.
 fn send_raw(number: u32, packet: &Packet) {
-    assert_eq!(packet.protocol(), UDP, "spoofed probes are UDP: only arrivals of UDP are seen");
+    assert_eq!(
+        packet.protocol(),
+        UDP,
+        "spoofed probes are UDP: only arrivals of UDP are seen"
+    );
     let mut bytes = vec![0x45, 0, 0, 32, 0, 0, 0, 0, 64, UDP, 0, 0];
     bytes.extend(packet.src().octets());
     bytes.extend(packet.dst().octets());
@@ -232,13 +254,16 @@ fn send_raw(number: u32, packet: &Packet) {
     bytes.extend(12u16.to_be_bytes());
     bytes.extend([0, 0]);
     bytes.extend(number.to_be_bytes());
-    let raw = rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW)).unwrap();
+    let raw =
+        rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW)).unwrap();
     let to = SocketAddrV4::new(packet.dst(), 0);
     rustix::net::sendto(&raw, &bytes, SendFlags::empty(), &to).unwrap();
 }
 
 fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], *w.get(1).unwrap_or(&0)])));
+    let words = bytes
+        .chunks(2)
+        .map(|w| u32::from(u16::from_be_bytes([w[0], *w.get(1).unwrap_or(&0)])));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

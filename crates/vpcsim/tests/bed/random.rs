@@ -30,8 +30,8 @@ impl Rng {
         self.below(10) < n
     }
 
-    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len())]
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
     }
 
     pub fn shuffle<T>(&mut self, list: &mut [T]) {
@@ -63,7 +63,11 @@ pub fn world(rng: &mut Rng) -> World {
         }
         for subnet in 1..=subnets {
             let name = format!("{vpc}{subnet}");
-            let acl = if rng.tenths(5) { vpc.to_owned() } else { custom_acl(rng, &mut b, vpc, &name) };
+            let acl = if rng.tenths(5) {
+                vpc.to_owned()
+            } else {
+                custom_acl(rng, &mut b, vpc, &name)
+            };
             b.table(&name, vpc);
             b.subnet(&name, vpc, &format!("10.{byte}.{subnet}.0/24"), &acl, &name);
             routes(rng, &mut b, vpc, &name);
@@ -79,7 +83,7 @@ pub fn world(rng: &mut Rng) -> World {
 fn peerings(rng: &mut Rng, b: &mut Builder) {
     b.peering("ab", "a", "b", PeeringStatus::Active);
     b.peering("bc", "b", "c", PeeringStatus::Active);
-    let status = *rng.pick(&[PeeringStatus::Deleted, PeeringStatus::PendingAcceptance]);
+    let status = rng.pick(&[PeeringStatus::Deleted, PeeringStatus::PendingAcceptance]);
     b.peering("ac", "a", "c", status);
 }
 
@@ -104,7 +108,12 @@ fn routes(rng: &mut Rng, b: &mut Builder, vpc: &str, table: &str) {
         b.route(table, &to, through("pcx-gone"), RouteState::Blackhole);
     }
     if rng.tenths(3) {
-        b.route(table, "0.0.0.0/0", through("nat-gone"), RouteState::Blackhole);
+        b.route(
+            table,
+            "0.0.0.0/0",
+            through("nat-gone"),
+            RouteState::Blackhole,
+        );
     }
 }
 
@@ -115,7 +124,13 @@ fn custom_acl(rng: &mut Rng, b: &mut Builder, vpc: &str, name: &str) -> String {
             let protocol = some_protocol(rng);
             let cidr = AclCidr::V4(host_net(rng, &[32, 24, 24, 16]));
             let allow = rng.tenths(3);
-            entries.push(AclEntry { number: number * 10, direction, protocol, cidr, allow });
+            entries.push(AclEntry {
+                number: number * 10,
+                direction,
+                protocol,
+                cidr,
+                allow,
+            });
         }
         // Answers go to ephemeral ports; some ACLs forget them.
         if rng.tenths(7) {
@@ -132,20 +147,35 @@ fn custom_acl(rng: &mut Rng, b: &mut Builder, vpc: &str, name: &str) -> String {
 
 fn some_protocol(rng: &mut Rng) -> Protocol {
     let ports = |rng: &mut Rng| match rng.below(4) {
-        0 => Ports { from: 0, to: u16::MAX },
+        0 => Ports {
+            from: 0,
+            to: u16::MAX,
+        },
         1 => Ports { from: 80, to: 443 },
-        2 => Ports { from: 8000, to: 8080 },
+        2 => Ports {
+            from: 8000,
+            to: 8080,
+        },
         _ => {
-            let port = *rng.pick(&PORTS);
-            Ports { from: port, to: port }
+            let port = rng.pick(&PORTS);
+            Ports {
+                from: port,
+                to: port,
+            }
         }
     };
     match rng.below(9) {
         0 | 1 => Protocol::All,
         2..=4 => Protocol::Tcp(ports(rng)),
         5 | 6 => Protocol::Udp(ports(rng)),
-        7 => Protocol::Icmp { kind: Some(*rng.pick(&[8, 13])), code: Some(0).filter(|_| rng.tenths(5)) },
-        _ => Protocol::Icmp { kind: Some(*rng.pick(&[8, 13])), code: None },
+        7 => Protocol::Icmp {
+            kind: Some(rng.pick(&[8, 13])),
+            code: Some(0).filter(|_| rng.tenths(5)),
+        },
+        _ => Protocol::Icmp {
+            kind: Some(rng.pick(&[8, 13])),
+            code: None,
+        },
     }
 }
 
@@ -160,7 +190,10 @@ fn group_rules(rng: &mut Rng, vpc: &str) -> Vec<GroupRule> {
         }
     }
     if rng.tenths(4) {
-        rules.push(ingress(rng.pick(&["tcp/80", "udp/5432", "tcp/8080"]), "0.0.0.0/0"));
+        rules.push(ingress(
+            rng.pick(&["tcp/80", "udp/5432", "tcp/8080"]),
+            "0.0.0.0/0",
+        ));
     }
     for _ in 0..4 {
         let (protocol, peer) = (some_protocol(rng), some_peer(rng, vpc));
@@ -192,11 +225,11 @@ fn some_peer(rng: &mut Rng, vpc: &str) -> RulePeer {
 
 /// A network with hosts in it.
 fn host_net(rng: &mut Rng, lengths: &[u8]) -> Ipv4Net {
-    let (_, byte, subnets, hosts) = *rng.pick(&VPCS);
+    let (_, byte, subnets, hosts) = rng.pick(&VPCS);
     let subnet = 1 + rng.below(subnets.into());
     let last = 10 * (1 + rng.below(hosts.into()));
     let address = format!("10.{byte}.{subnet}.{last}").parse().unwrap();
-    Ipv4Net::new(address, *rng.pick(lengths)).unwrap().trunc()
+    Ipv4Net::new(address, rng.pick(lengths)).unwrap().trunc()
 }
 
 fn interface(rng: &mut Rng, b: &mut Builder, vpc: &str, byte: u8, subnet: u8, host: u8) {
@@ -206,14 +239,24 @@ fn interface(rng: &mut Rng, b: &mut Builder, vpc: &str, byte: u8, subnet: u8, ho
     }
     let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
     let address = format!("10.{byte}.{subnet}.{}", 10 * (1 + host));
-    let eni = b.eni(&format!("{vpc}{subnet}h{host}"), &format!("{vpc}{subnet}"), &address, &groups);
+    let eni = b.eni(
+        &format!("{vpc}{subnet}h{host}"),
+        &format!("{vpc}{subnet}"),
+        &address,
+        &groups,
+    );
     eni.source_dest_check = !rng.tenths(2);
     if rng.tenths(4) {
         let address = Ipv4Addr::new(10, byte, subnet, 101 + host);
-        eni.addresses.push(EniAddress { address, primary: false, public: None });
+        eni.addresses.push(EniAddress {
+            address,
+            primary: false,
+            public: None,
+        });
     }
     if rng.tenths(4) {
-        eni.prefixes.push(net(&format!("10.{byte}.{subnet}.{}/28", 128 + 16 * host)));
+        eni.prefixes
+            .push(net(&format!("10.{byte}.{subnet}.{}/28", 128 + 16 * host)));
     }
 }
 
@@ -226,13 +269,19 @@ pub fn host_addresses(eni: &Eni) -> Vec<Ipv4Addr> {
 /// A probe between random hosts; each has a source port of its own.
 pub fn probe(rng: &mut Rng, world: &World, number: u16) -> (EniId, Probe) {
     let enis: Vec<&Eni> = world.enis.values().collect();
-    let (from, to) = (*rng.pick(&enis), *rng.pick(&enis));
-    let (mut src, mut dst) = (*rng.pick(&host_addresses(from)), *rng.pick(&host_addresses(to)));
+    let from = rng.pick(&enis);
+    // A host's packets to itself never leave it.
+    let others: Vec<&Eni> = enis.into_iter().filter(|eni| eni.id != from.id).collect();
+    let to = rng.pick(&others);
+    let (mut src, mut dst) = (
+        rng.pick(&host_addresses(from)),
+        rng.pick(&host_addresses(to)),
+    );
     if rng.tenths(1) {
         // An address of the VPC that nobody has, or one that is in no VPC.
-        dst = *rng.pick(&[Ipv4Addr::new(10, 1, 1, 77), Ipv4Addr::new(192, 0, 2, 1)]);
+        dst = rng.pick(&[Ipv4Addr::new(10, 1, 1, 77), Ipv4Addr::new(192, 0, 2, 1)]);
     }
-    let (port, source_port) = (*rng.pick(&PORTS), 40000 + number);
+    let (port, source_port) = (rng.pick(&PORTS), 40000 + number);
     let spoofed = rng.tenths(1);
     if spoofed {
         src = Ipv4Addr::new(10, src.octets()[1], src.octets()[2], 99);

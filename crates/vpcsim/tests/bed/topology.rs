@@ -74,8 +74,18 @@ impl Builder {
             Ok(list) => Destination::PrefixList(list),
             Err(_) => Destination::Cidr(net(to)),
         };
-        let route = Route { destination, target, state, origin: RouteOrigin::CreateRoute };
-        self.world.route_tables.get_mut(&table).unwrap().routes.push(route);
+        let route = Route {
+            destination,
+            target,
+            state,
+            origin: RouteOrigin::CreateRoute,
+        };
+        self.world
+            .route_tables
+            .get_mut(&table)
+            .unwrap()
+            .routes
+            .push(route);
         self
     }
 
@@ -95,7 +105,14 @@ impl Builder {
     }
 
     /// A subnet `subnet-<name>` with an ACL, and a route table when it is not the main one.
-    pub fn subnet(&mut self, name: &str, vpc: &str, cidr: &str, acl: &str, table: &str) -> &mut Self {
+    pub fn subnet(
+        &mut self,
+        name: &str,
+        vpc: &str,
+        cidr: &str,
+        acl: &str,
+        table: &str,
+    ) -> &mut Self {
         let subnet: SubnetId = id(&format!("subnet-{name}"));
         let facts = Subnet {
             id: subnet.clone(),
@@ -108,10 +125,20 @@ impl Builder {
         };
         self.world.subnets.insert(subnet.clone(), facts);
         let acl: AclId = id(&format!("acl-{acl}"));
-        self.world.acls.get_mut(&acl).unwrap().subnets.insert(subnet.clone());
+        self.world
+            .acls
+            .get_mut(&acl)
+            .unwrap()
+            .subnets
+            .insert(subnet.clone());
         if table != vpc {
             let table: RtbId = id(&format!("rtb-{table}"));
-            self.world.route_tables.get_mut(&table).unwrap().subnets.insert(subnet);
+            self.world
+                .route_tables
+                .get_mut(&table)
+                .unwrap()
+                .subnets
+                .insert(subnet);
         }
         self
     }
@@ -137,7 +164,11 @@ impl Builder {
         let eni: EniId = id(&format!("eni-{name}"));
         let subnet: SubnetId = id(&format!("subnet-{subnet}"));
         let number = u32::try_from(self.world.enis.len()).unwrap().to_be_bytes();
-        let address = EniAddress { address: address.parse().unwrap(), primary: true, public: None };
+        let address = EniAddress {
+            address: address.parse().unwrap(),
+            primary: true,
+            public: None,
+        };
         let facts = Eni {
             id: eni.clone(),
             vpc: self.world.subnets[&subnet].vpc.clone(),
@@ -172,7 +203,12 @@ impl Builder {
         let side = |vpc: &str| {
             let vpc: VpcId = id(&format!("vpc-{vpc}"));
             let cidrs = self.world.vpcs[&vpc].cidrs.clone();
-            PeeringSide { vpc, owner: String::new(), region: String::new(), cidrs }
+            PeeringSide {
+                vpc,
+                owner: String::new(),
+                region: String::new(),
+                cidrs,
+            }
         };
         let peering = Peering {
             id: id(&format!("pcx-{name}")),
@@ -206,7 +242,10 @@ pub fn through(text: &str) -> Target {
         Some("pcx") => Target::Pcx(id(text)),
         Some("igw") => Target::Igw(id(text)),
         Some("nat") => Target::Nat(id(text)),
-        _ => Target::Unmodelled { kind: "transit gateway".into(), id: text.into() },
+        _ => Target::Unmodelled {
+            kind: "transit gateway".into(),
+            id: text.into(),
+        },
     }
 }
 
@@ -216,15 +255,24 @@ pub fn protocol(text: &str) -> Protocol {
     let ports = || {
         let (from, to) = rest.split_once('-').unwrap_or((rest, rest));
         match rest {
-            "" => Ports { from: 0, to: u16::MAX },
-            _ => Ports { from: from.parse().unwrap(), to: to.parse().unwrap() },
+            "" => Ports {
+                from: 0,
+                to: u16::MAX,
+            },
+            _ => Ports {
+                from: from.parse().unwrap(),
+                to: to.parse().unwrap(),
+            },
         }
     };
     match name {
         "all" => Protocol::All,
         "tcp" => Protocol::Tcp(ports()),
         "udp" => Protocol::Udp(ports()),
-        "icmp" => Protocol::Icmp { kind: rest.parse().ok(), code: None },
+        "icmp" => Protocol::Icmp {
+            kind: rest.parse().ok(),
+            code: None,
+        },
         other => panic!("{other} is not a protocol of these tests"),
     }
 }
@@ -232,7 +280,11 @@ pub fn protocol(text: &str) -> Protocol {
 /// `10.0.0.0/8`, `sg-a`, `pl-a`.
 pub fn peer(text: &str) -> RulePeer {
     if text.starts_with("sg-") {
-        RulePeer::Group { id: id(text), vpc: None, peering: None }
+        RulePeer::Group {
+            id: id(text),
+            vpc: None,
+            peering: None,
+        }
     } else if text.starts_with("pl-") {
         RulePeer::PrefixList(id(text))
     } else {
@@ -252,15 +304,29 @@ pub fn egress(what: &str, to: &str) -> GroupRule {
 
 /// A rule of a group.
 pub fn rule(direction: Direction, protocol: Protocol, peer: RulePeer) -> GroupRule {
-    GroupRule { id: None, direction, protocol, peer, description: String::new() }
+    GroupRule {
+        id: None,
+        direction,
+        protocol,
+        peer,
+        description: String::new(),
+    }
 }
 
 /// An entry of an ACL.
 pub fn entry(number: u16, direction: Direction, what: &str, cidr: &str, allow: bool) -> AclEntry {
-    AclEntry { number, direction, protocol: protocol(what), cidr: AclCidr::V4(net(cidr)), allow }
+    AclEntry {
+        number,
+        direction,
+        protocol: protocol(what),
+        cidr: AclCidr::V4(net(cidr)),
+        allow,
+    }
 }
 
 /// The entries of a default ACL.
 pub fn allow_all() -> Vec<AclEntry> {
-    [Direction::Ingress, Direction::Egress].map(|d| entry(100, d, "all", "0.0.0.0/0", true)).into()
+    [Direction::Ingress, Direction::Egress]
+        .map(|d| entry(100, d, "all", "0.0.0.0/0", true))
+        .into()
 }
