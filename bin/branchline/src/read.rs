@@ -1,0 +1,94 @@
+//! What every verb of the tool shares: where to read, how to answer.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use reach::Inputs;
+use snapshot::Endpoint;
+
+/// The asked property holds.
+pub(crate) const HOLDS: u8 = 0;
+/// It does not hold.
+pub(crate) const FAILS: u8 = 1;
+/// Wrong usage or bad input.
+pub(crate) const USAGE: u8 = 2;
+/// Evidence is missing.
+pub(crate) const UNKNOWN: u8 = 3;
+/// Prediction and observation disagree.
+pub(crate) const DISAGREES: u8 = 4;
+/// A fault of the tool or of what it needs.
+pub(crate) const BROKEN: u8 = 5;
+
+/// How to answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs, with a published schema.
+    Json,
+}
+
+/// Where to read from. Nothing is ever written.
+#[derive(Debug, Args)]
+pub(crate) struct Sources {
+    /// A node's agent, as NODE=URL of its introspection; repeatable.
+    ///
+    /// The agent listens on the node's own loopback address, port 61679: forward it, with
+    /// `kubectl port-forward`, SSM or ssh.
+    #[arg(
+        long = "node",
+        value_name = "NODE=URL",
+        env = "BRANCHLINE_NODES",
+        value_delimiter = ','
+    )]
+    nodes: Vec<Endpoint>,
+    /// The AWS region; else AWS_REGION, the profile, instance metadata.
+    #[arg(long)]
+    region: Option<String>,
+    /// The profile of ~/.aws/config; else AWS_PROFILE.
+    #[arg(long)]
+    profile: Option<String>,
+    /// How to answer.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+impl Sources {
+    /// Reads EC2 and the agents.
+    pub(crate) async fn read(&self) -> anyhow::Result<Inputs> {
+        let mut builder = ec2::Client::builder();
+        if let Some(region) = &self.region {
+            builder = builder.region(region);
+        }
+        if let Some(profile) = &self.profile {
+            builder = builder.profile(profile);
+        }
+        let client = builder.build().context("configure the EC2 client")?;
+        // Boxed: the futures of the whole client stack nest deeper than the compiler looks.
+        Ok(Box::pin(snapshot::read(&client, &self.nodes)).await?)
+    }
+}
+
+/// Runs a verb and turns its error into an exit code: questions that cannot be asked are the
+/// user's (2), everything else is not (5).
+pub(crate) fn finish(verb: impl Future<Output = anyhow::Result<u8>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(Box::pin(verb)),
+        Err(error) => Err(anyhow::Error::new(error).context("start the runtime")),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            anstream::eprintln!("error: {error:#}");
+            let usage = error
+                .chain()
+                .any(|e| e.is::<reach::Error>() || e.is::<advice::code::UnknownCode>());
+            ExitCode::from(if usage { USAGE } else { BROKEN })
+        }
+    }
+}
