@@ -5,7 +5,6 @@
 //! earlier version left behind is recognised too. When in doubt it is foreign.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
@@ -19,8 +18,8 @@ use crate::name::{LinkName, TableId};
 pub struct Owned {
     veth_prefix: VethPrefix,
     mark: Mark,
-    /// Secondary ENIs: address and subnet by link.
-    secondary: BTreeMap<LinkName, (Ipv4Addr, Ipv4Net)>,
+    /// Subnets of the secondary ENIs by link.
+    secondary: BTreeMap<LinkName, Ipv4Net>,
     tables: BTreeSet<TableId>,
 }
 
@@ -33,7 +32,7 @@ impl Owned {
             mark: facts.settings.connmark,
             tables: secondary.clone().map(|eni| eni.table()).collect(),
             secondary: secondary
-                .map(|e| (e.link.clone(), (e.address, e.subnet)))
+                .map(|e| (e.link.clone(), e.subnet.trunc()))
                 .collect(),
         }
     }
@@ -61,7 +60,7 @@ impl Owned {
     }
 
     /// Routes to pods, everything in the tables of our ENIs, and the connected route that the
-    /// kernel makes in `main` for a secondary ENI when its address is added without care.
+    /// kernel makes in `main` for an address of a secondary ENI that is added without care.
     pub fn route(&self, route: &Route) -> bool {
         if self.tables.contains(&route.table) {
             return true;
@@ -86,8 +85,8 @@ impl Owned {
     }
 
     fn is_connected_route(&self, route: &Route, link: &LinkName) -> bool {
-        self.secondary.get(link).is_some_and(|(address, subnet)| {
-            route.dst == subnet.trunc() && route.prefsrc == Some(*address)
-        })
+        self.secondary
+            .get(link)
+            .is_some_and(|subnet| route.dst == *subnet && route.prefsrc.is_some())
     }
 }

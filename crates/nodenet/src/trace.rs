@@ -164,6 +164,8 @@ pub struct Tracer<'a> {
     tables: BTreeMap<TableId, Vec<&'a Route>>,
     /// The node's own addresses.
     own: RangeSet<u32>,
+    /// The broadcast addresses of its subnets.
+    broadcast: RangeSet<u32>,
 }
 
 /// The packets that are still on their way, and the answer so far.
@@ -183,12 +185,15 @@ impl<'a> Tracer<'a> {
         for routes in tables.values_mut() {
             routes.sort_by_key(|r| (std::cmp::Reverse(r.dst.prefix_len()), r.dst, r.metric));
         }
-        let own = net
-            .routes
-            .iter()
-            .filter(|r| r.table == TableId::LOCAL && matches!(r.target, Target::Local { .. }))
-            .map(|r| r.dst)
-            .collect();
+        let local = |wanted: fn(&Target) -> bool| {
+            let of_table = net.routes.iter().filter(|r| r.table == TableId::LOCAL);
+            of_table
+                .filter(move |r| wanted(&r.target))
+                .map(|r| r.dst)
+                .collect()
+        };
+        let own = local(|target| matches!(target, Target::Local { .. }));
+        let broadcast = local(|target| matches!(target, Target::Broadcast { .. }));
         let contradicting = |rule: &'a Rule| {
             let same_priority = net
                 .rules
@@ -208,6 +213,7 @@ impl<'a> Tracer<'a> {
             rules,
             tables,
             own,
+            broadcast,
         }
     }
 
@@ -240,7 +246,7 @@ impl<'a> Tracer<'a> {
             "224.0.0.0/4",
             "255.255.255.255/32",
         ]);
-        let flows = walk.cut_sources(flows, &nobody.union(&self.own), martian.clone());
+        let flows = walk.cut_sources(flows, &nobody, martian.clone());
         walk.cut_destinations(flows, &ranges(&["127.0.0.0/8"]), martian)
     }
 
@@ -337,23 +343,10 @@ impl<'a> Tracer<'a> {
 
     /// The packets that a route decides.
     fn leave(&self, flows: FlowSet, rule: &Rule, route: &Route, walk: &mut Walk<'_>) {
+        let flows = self.refuse_martians(flows, (rule, route), walk);
         let exit = match &route.target {
             Target::Unicast { link, via, .. } => {
-                if walk.question.veth_prefix.made(link) {
-                    Exit::Pod { veth: link.clone() }
-                } else {
-                    let outside = flows.to_destinations(&walk.vpc.complement());
-                    let snat = Exit::Unknown(Need::NodeSnat);
-                    walk.end(outside, snat, Some(rule), Some(route));
-                    let inside = flows.to_destinations(&walk.vpc);
-                    let mac = self.net.link(link).and_then(|l| l.mac);
-                    let exit = Exit::Link {
-                        link: link.clone(),
-                        mac,
-                        next_hop: *via,
-                    };
-                    return walk.end(inside, exit, Some(rule), Some(route));
-                }
+                return self.send(flows, link, *via, (rule, route), walk);
             }
             Target::Local { link } => Exit::LocalDelivery { link: link.clone() },
             Target::Broadcast { .. } => Exit::Unknown(Need::Multicast),
@@ -365,6 +358,62 @@ impl<'a> Tracer<'a> {
             }
         };
         walk.end(flows, exit, Some(rule), Some(route));
+    }
+
+    /// A received packet that has an answer is refused when its source is the node's own address
+    /// (fib_validate_source); drops by the route itself come first.
+    fn refuse_martians(
+        &self,
+        flows: FlowSet,
+        (rule, route): (&Rule, &Route),
+        walk: &mut Walk<'_>,
+    ) -> FlowSet {
+        let answered = matches!(
+            route.target,
+            Target::Unicast { .. } | Target::Local { .. } | Target::Broadcast { .. }
+        );
+        if walk.question.entering == Entering::Local || !answered {
+            return flows;
+        }
+        let own = flows.from_sources(&self.own.union(&self.broadcast));
+        let rest = flows.difference(&own);
+        walk.end(own, Exit::Dropped(Reason::Martian), Some(rule), Some(route));
+        rest
+    }
+
+    /// The packets that leave by a link.
+    fn send(
+        &self,
+        flows: FlowSet,
+        link: &LinkName,
+        via: Option<Ipv4Addr>,
+        (rule, route): (&Rule, &Route),
+        walk: &mut Walk<'_>,
+    ) {
+        // Received ones were dropped on entry; the node's own are refused here (__mkroute_output).
+        let loopback = flows.from_sources(&ranges(&["127.0.0.0/8"]));
+        let martian = Exit::Dropped(Reason::Martian);
+        let flows = flows.difference(&loopback);
+        walk.end(loopback, martian, Some(rule), Some(route));
+        if walk.question.veth_prefix.made(link) {
+            let exit = Exit::Pod { veth: link.clone() };
+            return walk.end(flows, exit, Some(rule), Some(route));
+        }
+        let outside = flows.to_destinations(&walk.vpc.complement());
+        let inside = flows.to_destinations(&walk.vpc);
+        walk.end(
+            outside,
+            Exit::Unknown(Need::NodeSnat),
+            Some(rule),
+            Some(route),
+        );
+        let mac = self.net.link(link).and_then(|l| l.mac);
+        let exit = Exit::Link {
+            link: link.clone(),
+            mac,
+            next_hop: via,
+        };
+        walk.end(inside, exit, Some(rule), Some(route));
     }
 }
 

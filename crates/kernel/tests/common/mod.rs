@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod node;
+
 use kernel::{NetNs, Socket};
 use nodenet::LinkName;
 
