@@ -196,6 +196,18 @@ pub fn collect_garbage(place: &Place, node: &str) -> Result<(), Error> {
     ask(&place.node_socket(node), &Request::Gc).map(drop)
 }
 
+/// Changes the environment of a node's agent and starts it anew, as a rollout of its DaemonSet does.
+///
+/// # Errors
+/// When the node has no agent.
+pub fn set_agent_env(
+    place: &Place,
+    node: &str,
+    changes: BTreeMap<String, Option<String>>,
+) -> Result<(), Error> {
+    ask(&place.node_socket(node), &Request::SetAgentEnv { changes }).map(drop)
+}
+
 /// Where the output of a pod is, which outlives the pod; or of a node's agent, or of a host.
 ///
 /// # Errors

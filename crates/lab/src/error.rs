@@ -72,12 +72,12 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A process of the lab went away before it was ready.
-    #[error("{what} ended before it was ready; its log is {}", log.display())]
+    #[error("{what} ended before it was ready; it said last:\n{said}")]
     EndedEarly {
         /// Which.
         what: String,
-        /// Where it says why.
-        log: PathBuf,
+        /// The end of its log.
+        said: String,
     },
     /// A process of the lab reported that it failed.
     #[error("{what}: {message}")]
@@ -123,6 +123,41 @@ pub enum Error {
     /// `/proc` is not what it should be.
     #[error("cannot read this process's start time from /proc/self/stat: is /proc mounted?")]
     NoStartTime,
+    /// EC2 refused a part of the topology.
+    #[error("cannot build '{what}': {source}")]
+    Build {
+        /// Which part, by its name in the file.
+        what: String,
+        /// What EC2 said.
+        #[source]
+        source: Box<ec2::Error>,
+    },
+    /// EC2 answered without something it always says.
+    #[error("EC2's answer about '{what}' has no {field}")]
+    LeftOut {
+        /// Which part of the topology.
+        what: String,
+        /// The element.
+        field: &'static str,
+    },
+    /// The daemon said why it ended.
+    #[error("{message}")]
+    Daemon {
+        /// Its own words.
+        message: String,
+    },
+    /// The daemon ended without a word.
+    #[error("the lab's daemon ended before the lab was ready; it said last:\n{said}")]
+    DaemonEnded {
+        /// The end of its log.
+        said: String,
+    },
+    /// A program of ours is not where it should be.
+    #[error("{} is missing: build it beside branchline (make build)", program.display())]
+    NoProgram {
+        /// Where it was looked for.
+        program: PathBuf,
+    },
     /// A port that could not be opened.
     #[error("cannot listen on {what}: {source}")]
     Listen {

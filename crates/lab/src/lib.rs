@@ -1,10 +1,13 @@
 //! A VPC and its nodes on one Linux machine: topologies, nodes, pods, life cycle.
 
+pub mod build;
 pub mod cgroup;
 pub mod client;
+mod daemon;
 mod error;
 pub mod exec;
 pub mod host;
+pub mod knob;
 mod mounts;
 pub mod node;
 pub mod place;
@@ -13,6 +16,9 @@ pub mod state;
 mod sys;
 pub mod teardown;
 pub mod topology;
+mod up;
 
+pub use daemon::serve;
 pub use error::Error;
 pub use sys::require_root;
+pub use up::{UpOptions, down, up};

@@ -133,6 +133,14 @@ impl NodeInit {
                 let program = self.spec.program.clone();
                 *agent = Some(Agent::start(spec, self.procs.clone(), program)?);
             }
+            Request::SetAgentEnv { changes } => {
+                let agent = self
+                    .agent
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
+                agent.ok_or(OrderError::NoAgent)?.set_env(changes);
+            }
             Request::RunPod(order) => return self.run(order),
             Request::DeletePod { pod, grace_ms } => {
                 self.runtime.delete(&pod, Duration::from_millis(grace_ms))?;
@@ -160,6 +168,8 @@ impl NodeInit {
 enum OrderError {
     #[error("this node's agent was started already")]
     AgentRuns,
+    #[error("this node has no agent")]
+    NoAgent,
     #[error(transparent)]
     Pod(#[from] PodError),
     #[error(transparent)]

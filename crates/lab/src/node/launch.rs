@@ -160,8 +160,9 @@ pub(crate) fn await_ready(child: &mut Child, what: &str, log: &Path) -> Result<(
     child
         .wait()
         .doing("wait for a process that did not start")?;
+    let said = fs::read_to_string(log).unwrap_or_default();
     Err(Error::EndedEarly {
         what: what.to_owned(),
-        log: log.to_owned(),
+        said: crate::up::tail(&said),
     })
 }

@@ -108,6 +108,11 @@ pub struct RunPod {
 pub enum Request {
     /// Keep this agent running.
     StartAgent(AgentSpec),
+    /// Change the agent's environment (`None` removes a variable) and start it anew.
+    SetAgentEnv {
+        /// The variables.
+        changes: std::collections::BTreeMap<String, Option<String>>,
+    },
     /// Start a pod; answered with its [`PodStatus`].
     RunPod(RunPod),
     /// End a pod and forget it. The command gets SIGTERM and, `grace_ms` later, SIGKILL.

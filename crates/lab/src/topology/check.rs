@@ -125,6 +125,14 @@ fn path_name(name: &Ref, what: &str) -> Result<(), Wrong> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let good = text.len() <= 48 && text.chars().all(fits) && text.starts_with(edge);
+    // Their namespaces are pinned beside those of routers and NAT gateways.
+    let taken = text == "internet" || text.starts_with("vpc-") || text.starts_with("nat-");
+    if taken {
+        return Err((
+            name.referenced,
+            format!("'{text}' is kept for the lab's own namespaces"),
+        ));
+    }
     if good && text.ends_with(edge) {
         return Ok(());
     }

@@ -1,0 +1,141 @@
+//! Builds a topology through the EC2 API.
+//!
+//! Nothing here reaches into the simulator: these are the calls that an operator would make, in an
+//! order in which every call finds what it names, so `aws ec2 describe-*` shows all of it and every
+//! lab is also a test of the API.
+
+mod group;
+mod instance;
+mod network;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ec2::Client;
+use ec2::types::{Operation, Tag, TagSpecification};
+
+use crate::error::Error;
+use crate::topology::Topology;
+
+/// What was built, by the names of the topology.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Built {
+    /// Interfaces of hosts.
+    pub hosts: BTreeMap<String, BuiltHost>,
+    /// Instances.
+    pub nodes: BTreeMap<String, BuiltNode>,
+}
+
+/// A host's interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltHost {
+    /// The interface.
+    pub eni: String,
+    /// Its primary address.
+    pub address: Ipv4Addr,
+}
+
+/// An instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltNode {
+    /// The instance.
+    pub instance: String,
+    /// Its primary address.
+    pub address: Ipv4Addr,
+}
+
+/// Ids by names, as far as the building has come.
+struct Builder<'a> {
+    client: &'a Client,
+    topology: &'a Topology,
+    vpcs: BTreeMap<String, String>,
+    gateways: BTreeMap<String, String>,
+    subnets: BTreeMap<String, String>,
+    groups: BTreeMap<String, String>,
+    prefix_lists: BTreeMap<String, String>,
+    peerings: BTreeMap<String, String>,
+    nats: BTreeMap<String, String>,
+    built: Built,
+}
+
+/// Builds everything in a topology. `step` hears what comes next.
+///
+/// # Errors
+/// The first call that EC2 refused.
+pub async fn build(
+    client: &Client,
+    topology: &Topology,
+    step: &mut dyn FnMut(String),
+) -> Result<Built, Error> {
+    let mut builder = Builder {
+        client,
+        topology,
+        vpcs: BTreeMap::new(),
+        gateways: BTreeMap::new(),
+        subnets: BTreeMap::new(),
+        groups: BTreeMap::new(),
+        prefix_lists: BTreeMap::new(),
+        peerings: BTreeMap::new(),
+        nats: BTreeMap::new(),
+        built: Built::default(),
+    };
+    step(format!("network: {}", counted(topology.vpcs.len(), "VPC")));
+    builder.vpcs().await?;
+    builder.peerings().await?;
+    builder.prefix_lists().await?;
+    let groups = topology.vpcs.iter().map(|v| v.groups.len()).sum();
+    step(format!("security: {}", counted(groups, "group")));
+    builder.groups().await?;
+    builder.acls().await?;
+    step(format!("hosts: {}", counted(topology.hosts.len(), "host")));
+    builder.nats().await?;
+    builder.hosts().await?;
+    builder.routes().await?;
+    step(format!(
+        "instances: {}",
+        counted(topology.instances().count(), "node")
+    ));
+    builder.templates().await?;
+    builder.instances().await?;
+    Ok(builder.built)
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+impl Builder<'_> {
+    async fn call<O: Operation>(&self, what: &str, request: O) -> Result<O::Output, Error> {
+        let failed = |source| Error::Build {
+            what: what.to_owned(),
+            source: Box::new(source),
+        };
+        self.client.call(request).await.map_err(failed)
+    }
+}
+
+/// What EC2 must have said; a server that leaves it out is not EC2.
+fn said<T>(value: Option<T>, what: &str, field: &'static str) -> Result<T, Error> {
+    value.ok_or_else(|| Error::LeftOut {
+        what: what.to_owned(),
+        field,
+    })
+}
+
+/// The `Name` tag.
+fn named(kind: &str, name: &str) -> Vec<TagSpecification> {
+    let tag = Tag {
+        key: Some("Name".to_owned()),
+        value: Some(name.to_owned()),
+    };
+    vec![TagSpecification {
+        resource_type: Some(kind.to_owned()),
+        tags: vec![tag],
+    }]
+}
+
+/// An id of the map; the topology was checked, so a name that is missing is a mistake of ours.
+fn id(map: &BTreeMap<String, String>, name: &str) -> Option<String> {
+    debug_assert!(map.contains_key(name), "{name}");
+    map.get(name).cloned()
+}
