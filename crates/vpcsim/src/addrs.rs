@@ -187,7 +187,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`Refusal::NoAddress`]; the pool is unchanged then.
-    pub fn allocate(
+    pub(crate) fn allocate(
         &mut self,
         count: u32,
         placement: Placement,
@@ -229,7 +229,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`Refusal::NoPrefix`]; the pool is unchanged then.
-    pub fn allocate_prefixes(
+    pub(crate) fn allocate_prefixes(
         &mut self,
         count: u32,
         placement: Placement,

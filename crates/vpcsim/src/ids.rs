@@ -10,7 +10,7 @@ use std::ops::{Deref, DerefMut};
 use crate::error::{ApiError, ApiResult};
 
 /// What all id types share.
-pub trait ResourceId: Copy + Ord + fmt::Display + fmt::Debug {
+pub(crate) trait ResourceId: Copy + Ord + fmt::Display + fmt::Debug {
     /// The text before the digits, with its dash.
     const PREFIX: &'static str;
     /// Error code for a well-formed id that names nothing.
@@ -60,7 +60,7 @@ macro_rules! ids {
     ($($name:ident $prefix:literal $not_found:literal $malformed:literal $noun:literal)*) => {$(
         #[doc = concat!("The id of a resource whose ids start with `", $prefix, "`.")]
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(u64);
+        pub(crate) struct $name(u64);
 
         impl ResourceId for $name {
             const PREFIX: &'static str = $prefix;
@@ -122,7 +122,7 @@ ids! {
 
 /// Resources of one kind by id, in id order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Table<K: Ord, V>(BTreeMap<K, V>);
+pub(crate) struct Table<K: Ord, V>(BTreeMap<K, V>);
 
 impl<K: Ord, V> Default for Table<K, V> {
     fn default() -> Self {
@@ -148,7 +148,7 @@ impl<K: ResourceId, V> Table<K, V> {
     ///
     /// # Errors
     /// `…Malformed` or `…NotFound` of this kind.
-    pub fn find(&self, text: &str) -> ApiResult<(K, &V)> {
+    pub(crate) fn find(&self, text: &str) -> ApiResult<(K, &V)> {
         let id = K::parse(text)?.ok_or_else(|| K::not_found(text))?;
         self.0
             .get(&id)
@@ -160,7 +160,7 @@ impl<K: ResourceId, V> Table<K, V> {
     ///
     /// # Errors
     /// `…Malformed` or `…NotFound` of this kind.
-    pub fn find_mut(&mut self, text: &str) -> ApiResult<(K, &mut V)> {
+    pub(crate) fn find_mut(&mut self, text: &str) -> ApiResult<(K, &mut V)> {
         let id = K::parse(text)?.ok_or_else(|| K::not_found(text))?;
         self.0
             .get_mut(&id)
@@ -172,7 +172,10 @@ impl<K: ResourceId, V> Table<K, V> {
     ///
     /// # Errors
     /// The error of the first id that is malformed or names nothing.
-    pub fn find_all<'t>(&self, texts: impl IntoIterator<Item = &'t String>) -> ApiResult<Vec<K>> {
+    pub(crate) fn find_all<'t>(
+        &self,
+        texts: impl IntoIterator<Item = &'t String>,
+    ) -> ApiResult<Vec<K>> {
         texts
             .into_iter()
             .map(|t| self.find(t).map(|(id, _)| id))

@@ -2,6 +2,7 @@
 //!
 //! * the state machine is pure: [`apply`] a request to a [`State`] at a given time, [`State::tick`]
 //!   as time passes; no clock, no sockets, randomness from a seed;
+//! * [`Sim`] is its shell: clock, sockets, knobs, versions of the network for the fabric;
 //! * `fabric` turns the network that the state describes into namespaces, links, routes and nft rules.
 
 mod actions;
@@ -14,8 +15,10 @@ mod ids;
 pub mod limits;
 mod page;
 mod rng;
+mod shell;
 mod store;
 
 pub use actions::{Action, BUILT, Caller, Context, apply, call};
 pub use error::{ApiError, ApiResult};
+pub use shell::{Attached, Desired, ServeError, Sim, knobs};
 pub use store::{Config, Quotas, State, Timing};

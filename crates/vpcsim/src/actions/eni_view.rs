@@ -115,7 +115,7 @@ fn device(eni: &store::Eni) -> Option<(InstanceId, u32, u32)> {
 fn owner(state: &State, attachment: &store::Attachment) -> String {
     match &attachment.holder {
         Holder::Instance { .. } => state.config.account.clone(),
-        Holder::Managed { owner } => owner.clone(),
+        Holder::Managed { owner, .. } => owner.clone(),
     }
 }
 

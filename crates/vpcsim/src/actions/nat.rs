@@ -135,8 +135,8 @@ impl Action for CreateNatGatewayRequest {
             tracking: Tracking::default(),
             requester: Some("amazon-nat-gateway".into()),
         })?;
-        let owner = "amazon-aws".to_owned();
-        state.attach(eni, Holder::Managed { owner }, true, cx.now, 0);
+        let (host, owner) = (id.to_string(), "amazon-aws".to_owned());
+        state.attach(eni, Holder::Managed { host, owner }, true, cx.now, 0);
         let private_ip = state.enis[&eni].primary;
         if let Some((allocation, _)) = elastic {
             let association = AddressAssociation {

@@ -24,12 +24,6 @@ pub(crate) struct Vpc {
     pub(crate) default_group: GroupId,
 }
 
-impl Vpc {
-    pub(crate) fn contains(&self, address: Ipv4Addr) -> bool {
-        self.cidrs.iter().any(|(_, net)| net.contains(&address))
-    }
-}
-
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Subnet {
     pub(crate) vpc: VpcId,
@@ -387,7 +381,12 @@ pub(crate) enum Holder {
         card: u32,
     },
     /// A host that is no instance: a database, a load balancer, a control plane.
-    Managed { owner: String },
+    Managed {
+        /// The host as the fabric knows it.
+        host: String,
+        /// The service or account that EC2 shows as the attachment's owner.
+        owner: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

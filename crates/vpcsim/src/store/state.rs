@@ -312,14 +312,6 @@ impl State {
             .find(|a| !self.public_in_use.contains_key(a))
     }
 
-    /// The table that decides for `subnet`.
-    pub(crate) fn route_table_of(&self, subnet: &Subnet) -> Option<RouteTableId> {
-        match subnet.route_table {
-            Some((_, table)) => Some(table),
-            None => self.vpcs.get(&subnet.vpc).map(|vpc| vpc.main_route_table),
-        }
-    }
-
     /// Lets `change` happen `delay` milliseconds after `now`.
     pub(crate) fn schedule(&mut self, now: Timestamp, delay: u64, change: Change) {
         self.sequence += 1;
