@@ -98,7 +98,7 @@ impl Source {
         let provider = match &state.provider {
             Some(provider) => provider.clone(),
             None => {
-                let provider = SharedCredentialsProvider::new(self.chain(region).await);
+                let provider = SharedCredentialsProvider::new(Box::pin(self.chain(region)).await);
                 state.provider.insert(provider).clone()
             }
         };
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn credentials_are_replaced_before_they_expire() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let until = |left| {
+        let until = |left: Option<u64>| {
             let expiry = left.map(|seconds| now + Duration::from_secs(seconds));
             is_fresh(
                 &Credentials::new("AKID", "secret", None, expiry, "test"),
