@@ -1,0 +1,71 @@
+//! The kernel's part of a CNI ADD and DEL through this crate, in one process: sockets opened, veth
+//! pair, settings, host side, pod side. Pods' namespaces exist beforehand, as a runtime makes them.
+//!
+//! `cargo bench -p kernel --bench pod [-- PODS]` prints p50 and p99; needs root.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use kernel::pod::{self, Macs};
+use kernel::{NetNs, Socket};
+use nodenet::{LinkName, PodName, PodPort, PodWiring, TableId, VethPrefix};
+
+fn main() -> kernel::Result<()> {
+    let pods = std::env::args()
+        .skip(1)
+        .find_map(|a| a.parse().ok())
+        .unwrap_or(300);
+    let host = NetNs::create()?;
+    Socket::open_in(&host)?.set_up(&LinkName::loopback(), true)?;
+    let namespaces = (0..pods)
+        .map(|_| NetNs::create())
+        .collect::<kernel::Result<Vec<_>>>()?;
+    let wirings: Vec<PodWiring> = (0..pods).map(wiring).collect();
+    // One thread stays in the node's namespace, as the plugin's process does.
+    let (add, del) = host.run(|| measure(&namespaces, &wirings))??;
+    report("ADD", &add);
+    report("ADD, first 30", &add[..add.len().min(30)]);
+    report("ADD, last 30", &add[add.len().saturating_sub(30)..]);
+    report("DEL", &del);
+    Ok(())
+}
+
+fn wiring(i: u32) -> PodWiring {
+    PodWiring::new(&PodPort {
+        pod: PodName::new("default", format!("web-{i}")),
+        index: 0,
+        ifname: LinkName::new("eth0").expect("a constant"),
+        address: Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 1, 0)) + i),
+        table: TableId(2),
+        veth_prefix: VethPrefix::default(),
+        mtu: 9001,
+    })
+}
+
+fn measure(
+    namespaces: &[NetNs],
+    wirings: &[PodWiring],
+) -> kernel::Result<(Vec<Duration>, Vec<Duration>)> {
+    let (mut add, mut del) = (Vec::new(), Vec::new());
+    for (ns, wiring) in namespaces.iter().zip(wirings) {
+        let start = Instant::now();
+        let mut host = Socket::open()?;
+        pod::add(&mut host, ns, wiring, Macs::random()?)?;
+        add.push(start.elapsed());
+    }
+    for wiring in wirings {
+        let start = Instant::now();
+        pod::del(&mut Socket::open()?, &wiring.host)?;
+        del.push(start.elapsed());
+    }
+    Ok((add, del))
+}
+
+fn report(what: &str, times: &[Duration]) {
+    let mut times = times.to_vec();
+    times.sort();
+    let at = |percent: usize| times.get((times.len() - 1) * percent / 100);
+    if let (Some(p50), Some(p99)) = (at(50), at(99)) {
+        println!("{what}: p50 {p50:.3?} p99 {p99:.3?} of {}", times.len());
+    }
+}
