@@ -67,17 +67,37 @@ pub fn fixes(inputs: &Inputs, answer: &Answer) -> Result<Vec<Fix>, Error> {
     Ok(fixes)
 }
 
-/// Of several rules that differ in the admitted group only, the one with the smallest radius stays.
+/// Of several rules that differ in the admitted group only, the one with the smallest radius stays;
+/// its title names those that would do equally.
 fn one_per_kind(fixes: &mut Vec<Fix>) {
-    let mut rules = BTreeSet::new();
-    fixes.retain(|f| match f.edits.as_slice() {
+    let mut kept: Vec<Fix> = Vec::new();
+    for fix in fixes.drain(..) {
+        let kind = rule_of(&fix);
+        match kept
+            .iter_mut()
+            .find(|k| kind.is_some() && rule_of(k) == kind)
+        {
+            None => kept.push(fix),
+            Some(same) if same.blast == fix.blast => {
+                let other = fix.title.rsplit(' ').next().unwrap_or_default();
+                same.title = format!("{} or {other}", same.title);
+            }
+            Some(_) => {}
+        }
+    }
+    *fixes = kept;
+}
+
+/// The group and direction of a fix that is a single rule.
+fn rule_of(fix: &Fix) -> Option<(SgId, Direction)> {
+    match fix.edits.as_slice() {
         [
             Edit::Rule {
                 group, direction, ..
             },
-        ] => rules.insert((group.clone(), *direction)),
-        _ => true,
-    });
+        ] => Some((group.clone(), *direction)),
+        _ => None,
+    }
 }
 
 fn answer_works(answer: &Answer) -> u32 {

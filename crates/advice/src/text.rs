@@ -242,7 +242,12 @@ fn mark(works: bool, unsure: bool) -> &'static str {
 /// What decides where something is blocked, once per reason.
 fn decides(out: &mut String, answer: &Answer) -> fmt::Result {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    for place in answer.running.iter().chain(&answer.future) {
+    let asked = if answer.running.is_empty() {
+        &answer.future
+    } else {
+        &answer.running
+    };
+    for place in asked {
         let line = match &place.outcome {
             Outcome::Blocked {
                 reason,
@@ -297,9 +302,12 @@ fn diagnostic(out: &mut String, finding: &Finding) -> fmt::Result {
 }
 
 fn suspects(out: &mut String, advice: &Advice) -> fmt::Result {
-    if !advice.ruled_out.is_empty() {
-        writeln!(out, "\n  {}", paint(BOLD, "Ruled out"))?;
-    }
+    let title = match (advice.ruled_out.is_empty(), advice.not_checked.is_empty()) {
+        (true, true) => return Ok(()),
+        (true, false) => "Nothing ruled out",
+        (false, _) => "Ruled out",
+    };
+    writeln!(out, "\n  {}", paint(BOLD, title))?;
     for suspect in &advice.ruled_out {
         writeln!(out, "    {}: {}", suspect.hypothesis, suspect.because)?;
     }
