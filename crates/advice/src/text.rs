@@ -384,9 +384,7 @@ fn effect(inputs: &Inputs, change: &Change) -> String {
         (1, ..) => first,
         (n, 0, 0) => format!("{first} and {} more ENIs", n - 1),
         (n, primary, secondary) => {
-            format!(
-                "{n} ENIs, {primary} primary and {secondary} secondary ones of nodes among them"
-            )
+            format!("{n} ENIs (of nodes: {primary} primary, {secondary} secondary)")
         }
     };
     let (word, side) = match change.direction {
