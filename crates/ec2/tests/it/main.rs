@@ -1,5 +1,7 @@
 //! The crate from outside: bytes on the wire, the clients against real HTTP servers, answers to facts.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod chain;
 mod client;
 mod facts;

@@ -14,6 +14,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
+const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
+
 /// What the server does with one request.
 pub(crate) enum Reply {
     /// Answers.
@@ -113,8 +115,13 @@ async fn answer(
     };
     match script(number, &asked) {
         Reply::Answer(status, body) => {
-            let answer = Response::builder().status(status).body(Full::from(body));
-            Ok(answer.unwrap())
+            let mut answer = Response::new(Full::from(body));
+            *answer.status_mut() = http::StatusCode::from_u16(status).unwrap();
+            // Instance metadata echoes a token's life; AWS's own reader insists on it.
+            if let Some(ttl) = asked.headers.get(TTL) {
+                answer.headers_mut().insert(TTL, ttl.clone());
+            }
+            Ok(answer)
         }
         Reply::Hang => {
             let never: Infallible = std::future::pending().await;
