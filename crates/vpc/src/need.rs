@@ -21,7 +21,7 @@ pub enum Need {
         reason: String,
     },
     /// An object is referred to and was not among what was read.
-    #[error("{object} is not among the {kind} that were read: is it of another account or region?")]
+    #[error("{object}: not among the {kind} that were read (another account or region?)")]
     Absent {
         /// Its id, or what it is.
         object: String,

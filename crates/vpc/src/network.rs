@@ -68,10 +68,8 @@ impl<'w> Network<'w> {
                 .collect(),
             acl_of: world.acls.values().flat_map(acl_of).collect(),
             owners: owners(world),
-            public: world
-                .enis
-                .values()
-                .flat_map(public_hosts)
+            public: nat_hosts(world)
+                .chain(world.enis.values().flat_map(public_hosts))
                 .map(|h| (h.public, h))
                 .collect(),
         }
@@ -244,4 +242,21 @@ fn public_hosts(eni: &Eni) -> impl Iterator<Item = PublicHost<'_>> {
         })
     };
     eni.addresses.iter().filter_map(host)
+}
+
+/// The public addresses of NAT gateways, for worlds in which their interfaces do not show them.
+fn nat_hosts(world: &World) -> impl Iterator<Item = PublicHost<'_>> {
+    let host = |a: &NatAddress| {
+        let eni = world.enis.get(&a.eni)?;
+        Some(PublicHost {
+            eni,
+            private: a.private,
+            public: a.public?,
+        })
+    };
+    world
+        .nat_gateways
+        .values()
+        .flat_map(|n| &n.addresses)
+        .filter_map(host)
 }

@@ -32,14 +32,14 @@ impl From<&EniId> for Origin {
 }
 
 /// The fate of a set of packets: disjoint parts that together are the set.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Trace {
     /// The parts, never an empty one.
     pub parts: Vec<Part>,
 }
 
 /// Packets that take the same way to the same end.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Part {
     /// The packets as they were sent.
     pub flows: FlowSet,

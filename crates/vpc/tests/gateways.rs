@@ -403,7 +403,7 @@ fn peerings() {
             },
             "eni-a1",
             A1_B1,
-            "unknown: vpc-b is not among the VPCs…",
+            "unknown: vpc-b: not among the VPCs…",
         ),
         (
             "connection not read",

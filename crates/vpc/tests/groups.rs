@@ -90,7 +90,7 @@ fn addresses() {
             as_is,
             "eni-x",
             A1_A2,
-            "unknown: eni-x is not among the network interfaces…",
+            "unknown: eni-x: not among the network interfaces…",
         ),
     ]);
 }
@@ -315,7 +315,7 @@ fn references() {
             },
             "eni-a1",
             A1_A2,
-            "unknown: the members of sg-other is not among the security groups…",
+            "unknown: the members of sg-other: not among the security groups…",
         ),
         (
             "prefix list",

@@ -4,7 +4,6 @@ mod common;
 
 use common::*;
 use layers::mutants::{Mutant, plant};
-use vpc::facts::*;
 
 /// One question whose answer a mutant must change.
 type Case = (Mutant, Change, &'static str, &'static str);

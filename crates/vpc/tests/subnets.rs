@@ -245,7 +245,7 @@ fn routing() {
             },
             "eni-a1",
             A1_A2,
-            "unknown: the route table of subnet-a1 is not among the route tables…",
+            "unknown: the route table of subnet-a1: not among the route tables…",
         ),
         (
             "transit gateway",

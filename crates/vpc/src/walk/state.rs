@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::rc::Rc;
 
 use flowset::{FlowSet, RangeSet};
 use layers::Provenance;
@@ -17,7 +18,8 @@ pub(super) struct Walk {
     /// The packets as they are now, after translations and, on the way back, as answers.
     pub(super) now: FlowSet,
     lifts: Vec<Lift>,
-    pub(super) hops: Vec<Hop>,
+    /// Shared, because every split copies the way so far.
+    pub(super) hops: Vec<Rc<Hop>>,
     pub(super) leg: Leg,
     pub(super) crossings: Vec<Crossing>,
     pub(super) egress: Permit,
@@ -147,12 +149,12 @@ impl Walk {
         at: impl ToString,
         source: Option<Provenance>,
     ) -> Walk {
-        self.hops.push(Hop {
+        self.hops.push(Rc::new(Hop {
             stage,
             leg: self.leg,
             at: at.to_string(),
             source,
-        });
+        }));
         self
     }
 
@@ -260,7 +262,7 @@ impl Walk {
         let part = Part {
             flows: self.sent,
             arrives,
-            hops: self.hops,
+            hops: self.hops.into_iter().map(Rc::unwrap_or_clone).collect(),
             outcome,
         };
         Finished {
