@@ -178,7 +178,11 @@ fn nat_gateways() {
         ),
         (
             "private, on to an internet gateway",
-            |w| eni(w, "eni-nat").addresses[0].public = None,
+            |w| {
+                eni(w, "eni-nat").addresses[0].public = None;
+                nat(w).addresses[0].public = None;
+                nat(w).public = false;
+            },
             "eni-a1",
             A1_WEB,
             "dropped no_public_address at igw-a",
