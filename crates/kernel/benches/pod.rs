@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use kernel::pod::{self, Macs};
-use kernel::{NetNs, Socket};
+use kernel::{LinkEnd, NetNs, Socket};
 use nodenet::{LinkName, PodName, PodPort, PodWiring, TableId, VethPrefix};
 
 fn main() -> kernel::Result<()> {
@@ -22,7 +22,9 @@ fn main() -> kernel::Result<()> {
         .collect::<kernel::Result<Vec<_>>>()?;
     let wirings: Vec<PodWiring> = (0..pods).map(wiring).collect();
     // One thread stays in the node's namespace, as the plugin's process does.
+    let floor = host.run(|| pairs_alone(&namespaces, &wirings))??;
     let (add, del) = host.run(|| measure(&namespaces, &wirings))??;
+    report("veth pair alone", &floor);
     report("ADD", &add);
     report("ADD, first 30", &add[..add.len().min(30)]);
     report("ADD, last 30", &add[add.len().saturating_sub(30)..]);
@@ -40,6 +42,23 @@ fn wiring(i: u32) -> PodWiring {
         veth_prefix: VethPrefix::default(),
         mtu: 9001,
     })
+}
+
+/// What the kernel takes for the veth pair alone, most of an ADD: the yardstick of the same run.
+fn pairs_alone(namespaces: &[NetNs], wirings: &[PodWiring]) -> kernel::Result<Vec<Duration>> {
+    let mut host = Socket::open()?;
+    let mut times = Vec::new();
+    for (ns, wiring) in namespaces.iter().zip(wirings) {
+        let (pod, node) = (&wiring.pod.link, &wiring.host.link);
+        let start = Instant::now();
+        host.add_veth(
+            &LinkEnd::new(pod).in_ns(ns).mtu(9001).up(),
+            &LinkEnd::new(node).mtu(9001),
+        )?;
+        times.push(start.elapsed());
+        host.del_link(node)?;
+    }
+    Ok(times)
 }
 
 fn measure(

@@ -5,6 +5,8 @@
 //! on the pod's side. No lists, no waiting, nothing is ever moved between namespaces. What fails
 //! is taken back in reverse order, so that a failed ADD leaves nothing.
 
+use std::thread;
+
 use nodenet::wiring::{HostSide, PodSide};
 use nodenet::{LinkName, Mac, NodeNet, PodWiring};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -47,8 +49,26 @@ impl Macs {
 /// first. A link of the pod's name that exists in the pod's namespace is an error (EEXIST). When
 /// anything fails, everything that was made is taken back.
 pub fn add(host: &mut Socket, pod_ns: &NetNs, wiring: &PodWiring, macs: Macs) -> Result<()> {
-    let mut pod = Socket::open_in(pod_ns)?;
-    add_with(host, &mut pod, pod_ns, wiring, macs)
+    thread::scope(|scope| {
+        // A socket in the pod's namespace needs a thread there; it starts while the pair is made.
+        let opening = thread::Builder::new()
+            .name("pod-netns".to_owned())
+            .spawn_scoped(scope, || {
+                pod_ns.enter_for_good().and_then(|()| Socket::open())
+            })
+            .map_err(|source| Error::Thread {
+                ns: pod_ns.id(),
+                source,
+            })?;
+        make_pair(host, pod_ns, wiring, macs)?;
+        let wired = wire_host(host, &wiring.host).and_then(|()| {
+            let pod = opening
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            wire_pod(&mut pod?, &wiring.pod, macs.host)
+        });
+        or_take_back(wired, host, &wiring.host)
+    })
 }
 
 /// Like [`add`] with a socket in the pod's namespace that is open already, for pods with several
@@ -62,13 +82,7 @@ pub fn add_with(
 ) -> Result<()> {
     make_pair(host, pod_ns, wiring, macs)?;
     let wired = wire_host(host, &wiring.host).and_then(|()| wire_pod(pod, &wiring.pod, macs.host));
-    wired.map_err(|error| match take_back(host, &wiring.host) {
-        Ok(()) => error,
-        Err(second) => Error::Unwind {
-            error: Box::new(error),
-            second: Box::new(second),
-        },
-    })
+    or_take_back(wired, host, &wiring.host)
 }
 
 /// Takes away what the node has for one interface of a pod: rules and route. The veth goes with
@@ -171,6 +185,16 @@ fn wire_pod(pod: &mut Socket, side: &PodSide, host_mac: Mac) -> Result<()> {
         batch = batch.add_rule(rule);
     }
     batch.commit()
+}
+
+fn or_take_back(wired: Result<()>, host: &mut Socket, side: &HostSide) -> Result<()> {
+    wired.map_err(|error| match take_back(host, side) {
+        Ok(()) => error,
+        Err(second) => Error::Unwind {
+            error: Box::new(error),
+            second: Box::new(second),
+        },
+    })
 }
 
 /// The reverse of a wiring that failed half-way: rules first, so that no packet is sent to a link

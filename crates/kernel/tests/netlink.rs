@@ -1,5 +1,7 @@
 //! Every netlink operation against the running kernel, in namespaces of the tests' own.
 
+#![allow(clippy::unwrap_used, reason = "the helpers are tests as well")]
+
 mod common;
 
 use common::{may_run, name, namespace};

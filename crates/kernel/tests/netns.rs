@@ -1,5 +1,7 @@
 //! Namespaces: identity, pins, and that the caller is never moved.
 
+#![allow(clippy::unwrap_used, reason = "the helpers are tests as well")]
+
 mod common;
 
 use common::may_run;

@@ -1,5 +1,7 @@
 //! nft and conntrack against the running kernel.
 
+#![allow(clippy::unwrap_used, reason = "the helpers are tests as well")]
+
 mod common;
 
 use std::io::{Read, Write};

@@ -1,5 +1,7 @@
 //! A whole node in a real namespace: read, repaired and restored.
 
+#![allow(clippy::unwrap_used, reason = "the helpers are tests as well")]
+
 mod common;
 
 use common::node::{Node, fifteen_pods};

@@ -1,5 +1,7 @@
 //! A pod is wired as upstream does it, carries packets, and leaves nothing behind.
 
+#![allow(clippy::unwrap_used, reason = "the helpers are tests as well")]
+
 mod common;
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

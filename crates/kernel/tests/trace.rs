@@ -2,6 +2,8 @@
 //!
 //! The network is always read from the kernel, so this checks the reader as well.
 
+#![allow(clippy::unwrap_used, reason = "the helpers are tests as well")]
+
 mod common;
 
 use std::collections::BTreeMap;

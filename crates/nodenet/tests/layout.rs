@@ -1,6 +1,8 @@
 //! Upstream's names and numbers (vectors of its own tests), and the layout that was observed on a
 //! node with 15 pods on two ENIs.
 
+#![allow(clippy::unwrap_used, reason = "the helpers are tests as well")]
+
 mod common;
 
 use common::{eni, fifteen_pods, name};

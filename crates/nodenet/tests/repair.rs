@@ -1,5 +1,7 @@
 //! Repairing changes what is ours until it is as it must be, and nothing else.
 
+#![allow(clippy::unwrap_used, reason = "the helpers are tests as well")]
+
 mod common;
 
 use common::{fifteen_pods, name};

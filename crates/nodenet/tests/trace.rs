@@ -1,5 +1,7 @@
 //! Traces through the node of the article, part by part, and agreement of a set with its packets.
 
+#![allow(clippy::unwrap_used, reason = "the helpers are tests as well")]
+
 mod common;
 
 use common::{fifteen_pods, name};
