@@ -1,0 +1,280 @@
+#!/usr/bin/env python3
+"""Bad moments, as a user meets them: each ends in a clear error, and nothing is left behind.
+
+    .venv/bin/python tests/e2e/run.py [NAME …]      all, or those whose name contains NAME
+
+Every test runs whole programs against a lab of its own; the machine's state is compared before
+and after each.
+"""
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scenarios"))
+import run as scenarios  # noqa: E402  one way to bring a lab up, for scenarios and for this
+
+ROOT, BIN = scenarios.ROOT, scenarios.BIN
+BRANCHLINE = str(BIN / "branchline")
+TOPOLOGY = str(ROOT / "scenarios/rds/topology.yaml")
+NODE = "ip-10-0-1-11"
+QUESTION = [BRANCHLINE, "why", f"node/{NODE}", "rds/orders:5432"]
+
+
+class Lab:
+    """A lab of this process's name, and its environment while it is up."""
+
+    def __init__(self, topology=TOPOLOGY):
+        self.env, self.topology = scenarios.environment(), topology
+
+    def __enter__(self):
+        run([BRANCHLINE, "lab", "up", "-f", self.topology], self.env)
+        exports = run([BRANCHLINE, "lab", "env", "--shell", "json"], self.env).stdout
+        self.env.update(json.loads(exports))
+        return self
+
+    def __exit__(self, *_):
+        run([BRANCHLINE, "lab", "down"], self.env)
+
+    def run(self, *words, **kwargs):
+        return run([BRANCHLINE, *words], self.env, **kwargs)
+
+    def shell(self, line, exit=0):
+        done = scenarios.shell(line, self.env)
+        assert done.returncode == exit, f"exit {done.returncode}: {line}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def pods(self, count, name="api"):
+        self.run("lab", "pod", "run", name, "--node", NODE, "--count", str(count), "--", "sleep", "infinity")
+
+
+def run(words, env, exit=0, timeout=90, user=None):
+    done = subprocess.run(words, env=env, text=True, stdin=subprocess.DEVNULL, user=user,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout)
+    told = f"$ {' '.join(map(str, words))}\n{done.stdout}{done.stderr}"
+    assert exit is None or done.returncode == exit, f"exit {done.returncode}, expected {exit}\n{told}"
+    return done
+
+
+def says(done, *texts):
+    told = done.stdout + done.stderr
+    for text in texts:
+        assert text in told, f"no {text!r} in\n{told}"
+
+
+def machine():
+    return subprocess.run([ROOT / "scripts/machine-state.sh"], text=True, check=True,
+                          stdout=subprocess.PIPE).stdout
+
+
+def test_topology_with_an_unknown_field():
+    text = Path(TOPOLOGY).read_text()
+    with tempfile.TemporaryDirectory(prefix="branchline-e2e") as folder:
+        file = Path(folder) / "topology.yaml"
+        file.write_text(text + "\nflavour: vanilla\n")
+        line = len(text.splitlines()) + 2
+        done = run([BRANCHLINE, "lab", "up", "-f", str(file)], scenarios.environment(), exit=2)
+        says(done, f"topology.yaml:{line}:", "flavour")
+
+
+def test_topology_that_is_not_there():
+    done = run([BRANCHLINE, "lab", "up", "-f", "/nowhere/topology.yaml"], scenarios.environment(), exit=2)
+    says(done, "/nowhere/topology.yaml")
+
+
+def test_not_root():
+    with tempfile.TemporaryDirectory(prefix="branchline-e2e") as folder:
+        os.chmod(folder, 0o755)
+        program = Path(folder) / "branchline"
+        program.write_bytes(Path(BRANCHLINE).read_bytes())
+        program.chmod(0o755)
+        topology = Path(folder) / "topology.yaml"
+        topology.write_text(Path(TOPOLOGY).read_text())
+        env = {"PATH": os.environ["PATH"], "BRANCHLINE_LAB": scenarios.LAB}
+        done = run([str(program), "lab", "up", "-f", str(topology)], env, exit=None, user=65534)
+        assert done.returncode != 0
+        says(done, "root")
+
+
+def test_port_in_use():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = run([BRANCHLINE, "lab", "up", "-f", TOPOLOGY, "--port", str(port)],
+                   scenarios.environment(), exit=None)
+        assert done.returncode != 0
+        says(done, f"127.0.0.1:{port}", "in use")
+
+
+def test_second_lab_of_the_same_name():
+    with Lab() as lab:
+        done = run([BRANCHLINE, "lab", "up", "-f", TOPOLOGY], scenarios.environment(), exit=None)
+        assert done.returncode != 0
+        says(done, scenarios.LAB, "already")
+        lab.pods(1)  # and the first one still works
+
+
+def test_interrupt_in_the_middle_of_up():
+    for after in (0.05, 0.3, 0.6, 1.0):
+        up = subprocess.Popen([BRANCHLINE, "lab", "up", "-f", TOPOLOGY], env=scenarios.environment(),
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              start_new_session=True)
+        time.sleep(after)
+        os.killpg(up.pid, signal.SIGINT)
+        up.communicate(timeout=60)
+        if up.returncode == 0:  # it was faster than the interrupt
+            run([BRANCHLINE, "lab", "down"], scenarios.environment())
+        left = Path("/run/branchline") / scenarios.LAB
+        assert not left.exists(), f"{left} is still there, {after} s"
+
+
+def test_kill_of_the_daemon_and_down():
+    with Lab() as lab:
+        lab.pods(15)
+        status = json.loads(lab.run("lab", "status", "-o", "json").stdout)
+        os.kill(status["lab"]["daemon"]["pid"], signal.SIGKILL)
+        time.sleep(0.2)
+        # __exit__ runs `lab down`, which must clean up alone; main() compares the machine.
+
+
+def test_down_without_a_lab():
+    run([BRANCHLINE, "lab", "down"], scenarios.environment())
+
+
+def test_traffic_goes_on_without_the_lab():
+    """Pods' networking is the kernel's: with every process of the lab stopped, packets still flow."""
+    with Lab() as lab:
+        lab.shell("aws ec2 authorize-security-group-ingress --group-id $(sg add_sg) --ip-permissions "
+                  '"IpProtocol=tcp,FromPort=5432,ToPort=5432,UserIdGroupPairs=[{GroupId=$(sg nodes)}]"')
+        lab.pods(3)
+        status = json.loads(lab.run("lab", "status", "-o", "json").stdout)
+        daemon = status["lab"]["daemon"]["pid"]
+        # The daemon cannot answer now, so enter the pod by its process, as an operator would.
+        pids = [p["pid"] for node in status["nodes"].values() for p in node["pods"]]
+        os.kill(daemon, signal.SIGSTOP)
+        try:
+            for pid in pids:
+                done = run(["nsenter", "-t", str(pid), "-n", BRANCHLINE, "probe", "tcp", "10.0.21.40", "5432"], lab.env)
+                says(done, "connected")
+        finally:
+            os.kill(daemon, signal.SIGCONT)
+
+
+def test_denied_describe_calls_are_unknown_with_the_action():
+    with Lab() as lab:
+        lab.pods(2)
+        for action in ("DescribeNetworkAcls", "DescribeSecurityGroups", "DescribeRouteTables", "DescribeSubnets"):
+            lab.run("lab", "knob", "set", json.dumps({"denies": [{"action": action}]}))
+            done = run(QUESTION, lab.env, exit=3)
+            says(done, "UNKNOWN", f"ec2:{action}")
+        lab.run("lab", "knob", "set", json.dumps({"denies": []}))
+        run(QUESTION, lab.env, exit=1)
+
+
+def test_throttled_describe_calls_are_retried():
+    with Lab() as lab:
+        lab.pods(2)
+        fault = {"action": "Describe*", "code": "RequestLimitExceeded", "count": 5}
+        lab.run("lab", "knob", "set", json.dumps({"faults": [fault]}))
+        run(QUESTION, lab.env, exit=1)
+
+
+def test_why_without_an_endpoint_names_it():
+    env = scenarios.environment()
+    env.update(AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x",
+               AWS_REGION="us-west-2")
+    says(run(QUESTION, env, exit=5), "127.0.0.1:9")
+
+
+def test_wrong_questions():
+    with Lab() as lab:
+        lab.pods(2)
+        says(lab.run("why", "pod/nobody", "rds/orders:5432", exit=2), "nobody", "default/api-1")
+        says(lab.run("why", "pod/api", "rds/orders:5432", exit=2), "ambiguous", "default/api-2")
+        says(lab.run("why", "pod/api-1", "rds/orders", exit=2), "port")
+        says(lab.run("why", "pod/api-1", "rds/orders:5432", "--if", "sg/nodes admits all", exit=2), "--if")
+        says(lab.run("explain", "BL9999", exit=2), "BL0301")
+
+
+def test_a_silent_agent_is_unknown():
+    with Lab() as lab:
+        lab.pods(2)
+        env = dict(lab.env, BRANCHLINE_NODES=f"{NODE}=http://127.0.0.1:9")
+        says(run(QUESTION, env, exit=3), "UNKNOWN", NODE)
+
+
+def test_eni_limit_names_the_ceiling():
+    with Lab() as lab:
+        lab.pods(15)
+        done = lab.run("lab", "pod", "run", "one-more", "--node", NODE, "--", "sleep", "infinity", exit=None)
+        assert done.returncode != 0
+        says(done, "t3.medium")
+        # A pod's end makes room, after the cool-down; nothing leaked.
+        listed = json.loads(lab.run("lab", "pod", "list", "-o", "json").stdout)
+        assert len(listed) == 15, listed
+
+
+def test_agent_down_is_code_11_with_the_socket():
+    with Lab() as lab:
+        lab.pods(1)
+        status = json.loads(lab.run("lab", "status", "-o", "json").stdout)
+        agent = status["nodes"][NODE]["agent"]["pid"]
+        lab.shell(f"branchline lab node exec {NODE} -- true")
+        os.kill(agent, signal.SIGSTOP)
+        try:
+            done = lab.run("lab", "pod", "run", "waits", "--node", NODE, "--", "sleep", "infinity", exit=None)
+            assert done.returncode != 0
+            says(done, "ipamd.sock", "11")
+        finally:
+            os.kill(agent, signal.SIGCONT)
+        lab.pods(1, "after")
+
+
+def test_agent_restart_keeps_connections_and_addresses():
+    with Lab() as lab:
+        lab.pods(15)
+        before = lab.run("lab", "pod", "list", "-o", "json").stdout
+        enis = lab.shell("aws ec2 describe-network-interfaces --query 'NetworkInterfaces[].PrivateIpAddresses[].PrivateIpAddress' --output text")
+        status = json.loads(lab.run("lab", "status", "-o", "json").stdout)
+        os.kill(status["nodes"][NODE]["agent"]["pid"], signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            now = json.loads(lab.run("lab", "status", "-o", "json").stdout)["nodes"][NODE]
+            if now["ready"] and now["agent"]["restarts"] > 0:
+                break
+            time.sleep(0.2)
+        assert json.loads(before) == json.loads(lab.run("lab", "pod", "list", "-o", "json").stdout)
+        assert enis.split() == lab.shell("aws ec2 describe-network-interfaces --query 'NetworkInterfaces[].PrivateIpAddresses[].PrivateIpAddress' --output text").split()
+        done = lab.run("ping", f"node/{NODE}", "rds/orders:5432", "-o", "json", exit=1)
+        assert json.loads(done.stdout)["as_predicted"] == 15
+
+
+def main(wanted):
+    tests = [(n, t) for n, t in globals().items() if n.startswith("test_")]
+    tests = [(n, t) for n, t in tests if not wanted or any(w in n for w in wanted)]
+    passed = failed = 0
+    for name, test in tests:
+        began, before = time.monotonic(), machine()
+        try:
+            test()
+            after = machine()
+            if before != after:
+                lines = set(after.splitlines()) ^ set(before.splitlines())
+                raise AssertionError("the machine is not as before:\n" + "\n".join(sorted(lines)[:40]))
+            passed += 1
+            outcome = "ok"
+        except (AssertionError, scenarios.Failed, subprocess.SubprocessError, KeyError) as error:
+            failed += 1
+            outcome = f"FAILED\n{type(error).__name__}: {error}"
+            subprocess.run([BRANCHLINE, "lab", "down"], env=scenarios.environment(), check=False)
+        print(f"{name} … {outcome} ({time.monotonic() - began:.1f} s)", flush=True)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
