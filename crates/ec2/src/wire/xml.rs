@@ -86,6 +86,8 @@ fn struct_elements(out: &mut String, shape: &dyn Shape) {
     for (index, field) in shape.info().fields.iter().enumerate() {
         match shape.field(index).get() {
             NodeRef::List(list) if list.count() == 0 && field.sparse => {}
+            // An empty token is none: clients that look for the element would ask for ever.
+            NodeRef::Text("") if field.name == "NextToken" => {}
             NodeRef::List(list) => element(out, field.xml, |out| {
                 for index in 0..list.count() {
                     node_element(out, field.item, &list.element(index));

@@ -186,6 +186,18 @@ fn an_answer_is_written_as_ec2_does() {
 }
 
 #[test]
+fn the_last_page_has_no_token_element() {
+    for next_token in [None, some("")] {
+        let page = DescribeVpcsResult {
+            next_token,
+            ..Default::default()
+        };
+        let body = xml::encode_output::<DescribeVpcsRequest>(&page, "r-1");
+        assert!(body.ends_with("<vpcSet/></DescribeVpcsResponse>"), "{body}");
+    }
+}
+
+#[test]
 fn an_action_without_output_answers_true_and_an_attribute_stands_alone() {
     let done = xml::encode_output::<DeleteVpcRequest>(&Done::OK, "r-1");
     assert!(done.ends_with("<requestId>r-1</requestId><return>true</return></DeleteVpcResponse>"));

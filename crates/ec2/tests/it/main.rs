@@ -11,3 +11,4 @@ mod golden;
 mod imds;
 mod round_trip;
 mod server;
+mod world;
