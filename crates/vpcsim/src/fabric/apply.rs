@@ -380,7 +380,9 @@ fn open_hosts(desired: &Desired) -> (BTreeMap<HostId, NetNs>, BTreeSet<HostId>) 
 }
 
 fn link_end(end: &End, mtu: u32) -> LinkEnd<'_> {
-    LinkEnd::new(&end.link).mac(nodenet::Mac(end.mac.0)).mtu(mtu)
+    LinkEnd::new(&end.link)
+        .mac(nodenet::Mac(end.mac.0))
+        .mtu(mtu)
 }
 
 /// Sets a far end up (the kernel cannot create it so), and does what DHCP would do in the host: address, subnet

@@ -308,15 +308,20 @@ impl Router<'_> {
             return;
         };
         let port = quoted(names::peering(&peering.id));
-        for cidr in &peer.cidrs {
-            self.insert("sources", format!("{port} . {}", nft::network(*cidr)));
-        }
         if mutated!(PeeringTransitive) {
             self.insert("sources", format!("{port} . 0.0.0.0/0"));
-            let own = |t: &&RouteTable| t.vpc == self.vpc.id;
-            let table = self.world.route_tables.values().find(own);
+            let own = self
+                .world
+                .route_tables
+                .values()
+                .filter(|t| t.vpc == self.vpc.id);
+            let table = own.max_by_key(|table| table.routes.len());
             if let Some(number) = table.and_then(|table| self.plan.tables.get(&table.id)) {
                 self.put("tables", &port, format!("{number:#x}"));
+            }
+        } else {
+            for cidr in &peer.cidrs {
+                self.insert("sources", format!("{port} . {}", nft::network(*cidr)));
             }
         }
         self.gateway(&port);

@@ -30,8 +30,8 @@ pub enum Mutant {
     MembershipNotUpdated,
     /// Packets from a peer use this VPC's route tables.
     PeeringTransitive,
-    /// A blackhole lets the next table decide.
-    BlackholeThrows,
+    /// A blackhole is left out: a less specific route carries its packets.
+    BlackholeOmitted,
     /// Of a prefix list only the first entry counts.
     PrefixListTruncated,
 }
@@ -51,7 +51,7 @@ impl Mutant {
         Mutant::EgressNotConsulted,
         Mutant::MembershipNotUpdated,
         Mutant::PeeringTransitive,
-        Mutant::BlackholeThrows,
+        Mutant::BlackholeOmitted,
         Mutant::PrefixListTruncated,
     ];
 }

@@ -345,6 +345,9 @@ impl Plan {
                 .insert(format!("{}: all that is not local: {need}", table.id));
         }
         for hop in &next.hops {
+            if mutated!(BlackholeOmitted) && hop.state == RouteState::Blackhole {
+                continue;
+            }
             let mut target = self.target(world, table, hop);
             if next.unknown.is_some() && hop.target != Target::Local {
                 target = KernelTarget::Blackhole;
@@ -364,12 +367,7 @@ impl Plan {
 
     fn target(&self, world: &World, table: &RouteTable, route: &NextHop) -> KernelTarget {
         if route.state == RouteState::Blackhole {
-            let throws = mutated!(BlackholeThrows);
-            return if throws {
-                KernelTarget::Throw
-            } else {
-                KernelTarget::Blackhole
-            };
+            return KernelTarget::Blackhole;
         }
         let router = Place::Router(table.vpc.clone());
         let link = match &route.target {

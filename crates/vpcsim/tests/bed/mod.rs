@@ -13,6 +13,7 @@ pub mod topology;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use kernel::{NetNs, Socket};
 use nodenet::{Addr, LinkName};
@@ -27,6 +28,8 @@ pub struct Bed {
     pub desired: Desired,
     pub dir: tempfile::TempDir,
     hosts: BTreeMap<EniId, Host>,
+    /// Probes so far: no two have the same number.
+    asked: AtomicU32,
 }
 
 struct Host {
@@ -60,6 +63,7 @@ impl Bed {
             },
             dir,
             hosts: BTreeMap::new(),
+            asked: AtomicU32::new(0),
         };
         let enis: Vec<_> = bed.desired.world.enis.values().cloned().collect();
         for eni in enis.iter().filter(|eni| eni.kind != EniKind::NatGateway) {
@@ -106,7 +110,10 @@ impl Bed {
     /// Sends all probes at once, each from its interface, and reports what was seen of each.
     pub fn ask(&self, probes: &[(EniId, Probe)]) -> Vec<Seen> {
         let mut by_host: BTreeMap<&EniId, Vec<(u32, Probe)>> = BTreeMap::new();
-        for (number, (eni, probe)) in (0u32..).zip(probes) {
+        let first = self
+            .asked
+            .fetch_add(u32::try_from(probes.len()).unwrap(), Ordering::Relaxed);
+        for (number, (eni, probe)) in (first..).zip(probes) {
             by_host.entry(eni).or_default().push((number, *probe));
         }
         let mut seen = vec![Seen::default(); probes.len()];
@@ -120,13 +127,13 @@ impl Bed {
                 .collect();
             for (list, sender) in senders {
                 for ((number, _), answered) in list.iter().zip(sender.join().unwrap()) {
-                    seen[*number as usize].answered = answered;
+                    seen[(*number - first) as usize].answered = answered;
                 }
             }
         });
-        for (number, (_, probe)) in (0u32..).zip(probes) {
+        for (number, (_, probe)) in (first..).zip(probes) {
             let from = probe.packet.src();
-            seen[number as usize].arrived = self
+            seen[(number - first) as usize].arrived = self
                 .hosts
                 .values()
                 .any(|host| host.responder.has(from, number));

@@ -4,7 +4,8 @@
 //! denials cost as much waiting as one. Every host answers TCP, UDP and ICMP on every port of [`PORTS`].
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -27,7 +28,8 @@ pub const PATIENCE: Duration = Duration::from_millis(250);
 /// A packet to send, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Probe {
-    /// Its headers. TCP is a connection, UDP and ICMP a question that is answered.
+    /// Its headers. TCP is a connection, UDP and ICMP a question that is answered. TCP to a port nobody has
+    /// counts as answered when it is refused.
     pub packet: Packet,
     /// Sent with a source address that the host does not have: no answer can come back.
     pub spoofed: bool,
@@ -44,7 +46,6 @@ pub struct Seen {
 
 /// A host's listeners.
 pub struct Responder {
-    _tcp: Vec<TcpListener>,
     arrived: Arc<Mutex<BTreeSet<(Ipv4Addr, u32)>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -56,9 +57,8 @@ impl Responder {
         let (tcp, udp) = ns.run(|| listeners(addresses)).unwrap();
         let (arrived, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let (log, end) = (Arc::clone(&arrived), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || echo(&udp, &log, &end));
+        let thread = std::thread::spawn(move || echo(&tcp, &udp, &log, &end));
         Self {
-            _tcp: tcp,
             arrived,
             stop,
             thread: Some(thread),
@@ -96,18 +96,46 @@ fn listeners(addresses: &[Ipv4Addr]) -> (Vec<TcpListener>, Vec<UdpSocket>) {
     (tcp, udp)
 }
 
-fn echo(sockets: &[UdpSocket], log: &Mutex<BTreeSet<(Ipv4Addr, u32)>>, stop: &AtomicBool) {
+/// Answers everything with the same bytes until told to stop.
+fn echo(
+    tcp: &[TcpListener],
+    udp: &[UdpSocket],
+    log: &Mutex<BTreeSet<(Ipv4Addr, u32)>>,
+    stop: &AtomicBool,
+) {
+    let mut streams: Vec<TcpStream> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let mut waiting: Vec<PollFd<'_>> = sockets
+        let sockets = tcp
             .iter()
-            .map(|s| PollFd::new(s, PollFlags::IN))
+            .map(AsFd::as_fd)
+            .chain(udp.iter().map(AsFd::as_fd));
+        let all = sockets.chain(streams.iter().map(AsFd::as_fd));
+        let mut waiting: Vec<PollFd<'_>> = all
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
         let tick = Duration::from_millis(20);
         if poll(&mut waiting, Some(&tick.try_into().unwrap())).unwrap_or(0) == 0 {
             continue;
         }
         let ready: Vec<bool> = waiting.iter().map(|w| !w.revents().is_empty()).collect();
-        for (socket, _) in sockets.iter().zip(ready).filter(|(_, ready)| *ready) {
+        let (listeners, others) = ready.split_at(tcp.len());
+        let (datagrams, established) = others.split_at(udp.len());
+        let mut kept = Vec::new();
+        for (mut stream, ready) in streams.drain(..).zip(established) {
+            let mut bytes = [0; 16];
+            // A stream that ended, or whose client is gone, is closed by dropping it.
+            let alive = !ready
+                || stream
+                    .read(&mut bytes)
+                    .and_then(|n| stream.write_all(&bytes[..n]).map(|()| n > 0))
+                    .unwrap_or(false);
+            kept.extend(alive.then_some(stream));
+        }
+        streams = kept;
+        for (listener, _) in tcp.iter().zip(listeners).filter(|(_, ready)| **ready) {
+            streams.extend(listener.accept().map(|(stream, _)| stream));
+        }
+        for (socket, _) in udp.iter().zip(datagrams).filter(|(_, ready)| **ready) {
             let mut bytes = [0; 16];
             // An ICMP error of an earlier answer is reported here; it is not a datagram.
             let Ok((4, std::net::SocketAddr::V4(from))) = socket.recv_from(&mut bytes) else {
@@ -117,6 +145,55 @@ fn echo(sockets: &[UdpSocket], log: &Mutex<BTreeSet<(Ipv4Addr, u32)>>, stop: &At
             log.lock().unwrap().insert((*from.ip(), number));
             // A denied answer fails as silently as the network drops it.
             let _ = socket.send_to(&bytes[..4], from);
+        }
+    }
+}
+
+/// A connection that stays open: questions can be asked again and again.
+pub struct Flow {
+    socket: FlowSocket,
+}
+
+enum FlowSocket {
+    Tcp(TcpStream),
+    Udp(UdpSocket),
+}
+
+impl Flow {
+    /// Opens a TCP connection or a UDP exchange; panics when that is denied.
+    pub fn open(ns: &NetNs, packet: &Packet) -> Self {
+        let to = SocketAddrV4::new(packet.dst(), packet.dst_port().unwrap());
+        let from = SocketAddrV4::new(packet.src(), packet.src_port().unwrap());
+        let socket = ns
+            .run(|| match packet.protocol() {
+                TCP => {
+                    let wait = Duration::from_secs(2);
+                    FlowSocket::Tcp(TcpStream::connect_timeout(&to.into(), wait).unwrap())
+                }
+                _ => {
+                    let socket = UdpSocket::bind(from).unwrap();
+                    socket.connect(to).unwrap();
+                    FlowSocket::Udp(socket)
+                }
+            })
+            .unwrap();
+        let mut flow = Self { socket };
+        assert!(flow.lives(), "{packet} was to be opened");
+        flow
+    }
+
+    /// Whether a question is answered now.
+    pub fn lives(&mut self) -> bool {
+        let mut answer = [0; 4];
+        match &mut self.socket {
+            FlowSocket::Tcp(stream) => {
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.write_all(b"ping").is_ok() && stream.read(&mut answer).is_ok_and(|n| n > 0)
+            }
+            FlowSocket::Udp(socket) => {
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                socket.send(b"ping").is_ok() && socket.recv(&mut answer).is_ok()
+            }
         }
     }
 }
@@ -225,18 +302,24 @@ fn finish(socket: &OwnedFd, (number, probe): &(u32, Probe)) -> Option<bool> {
     let header = usize::from(bytes[0] & 0xf) * 4;
     let icmp = &bytes[header..length];
     let answer = if kind == 8 { 0 } else { kind + 1 };
-    (icmp[0] == answer && icmp[4..8] == number.to_be_bytes()).then_some(true)
+    (icmp[0] == answer && icmp[4..8] == identity(*number)).then_some(true)
 }
 
 /// An ICMP query: identifier and sequence number together are the probe's number.
 fn icmp_question(number: u32, kind: u8, code: u8) -> Vec<u8> {
     let mut bytes = vec![kind, code, 0, 0];
-    bytes.extend(number.to_be_bytes());
+    bytes.extend(identity(number));
     // Three timestamps for type 13, payload for the others.
     bytes.extend([0; 12]);
     let sum = checksum(&bytes);
     bytes[2..4].copy_from_slice(&sum.to_be_bytes());
     bytes
+}
+
+/// Identifier and sequence number of a probe. Connection tracking tells queries apart by the identifier.
+fn identity(number: u32) -> [u8; 4] {
+    let [a, b, c, d] = number.to_be_bytes();
+    [c, d, a, b]
 }
 
 /// A UDP datagram with a source address of our choice.

@@ -284,13 +284,19 @@ pub fn probe(rng: &mut Rng, world: &World, number: u16) -> (EniId, Probe) {
     let (port, source_port) = (rng.pick(&PORTS), 40000 + number);
     let spoofed = rng.tenths(1);
     if spoofed {
-        src = Ipv4Addr::new(10, src.octets()[1], src.octets()[2], 99);
+        // An address of nobody's, or of another host's.
+        let nobody = Ipv4Addr::new(10, src.octets()[1], src.octets()[2], 99);
+        src = if rng.tenths(5) {
+            nobody
+        } else {
+            rng.pick(&others).primary().unwrap()
+        };
     }
     let packet = match rng.below(5) {
         _ if spoofed => Packet::udp(src, source_port, dst, port),
         0 | 1 => Packet::tcp(src, source_port, dst, port),
         2 => Packet::udp(src, source_port, dst, port),
-        3 => Packet::icmp(src, dst, 8, 0),
+        3 => Packet::icmp(src, dst, 8, u8::from(rng.tenths(3))),
         _ => Packet::icmp(src, dst, 13, 0),
     };
     (from.id.clone(), Probe { packet, spoofed })
