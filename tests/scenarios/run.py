@@ -12,8 +12,9 @@ Shell lines see the lab as a user does, after `eval "$(branchline lab env)"`, an
     sg NAME             the id of a security group
     groups ENI          the ids of the groups on an interface
 
-The twin changes one thing of the story (`given`, `when`: in place of the scenario's; `topology`:
-in place of its topology) and must make at least one step under `then` fail, or the scenario could
+`change` sets single values of the topology (`nodes[0].type: m5.large`) before it is brought up.
+
+The twin changes one thing of the story (`given`, `when`, `change`: in place of the scenario's) and must make at least one step under `then` fail, or the scenario could
 not fail at all. `instead` are steps that must hold in the twin.
 """
 import json
@@ -21,6 +22,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -129,14 +131,29 @@ def check(step, env):
             time.sleep(1)
 
 
-def with_lab(topology, story):
+def changed(topology, change):
+    """The text of a topology with some of its values set."""
+    document = yaml.safe_load((SCENARIOS / topology).read_text())
+    for path, value in change.items():
+        *parents, last = re.findall(r"[^.\[\]]+", path)
+        place = document
+        for part in parents:
+            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+        place[last] = value
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def with_lab(topology, change, story):
     """Brings a lab up, runs `story(env)` and takes the lab down, whatever happens."""
     env = environment()
-    up = subprocess.run(
-        [BIN / "branchline", "lab", "up", "-f", SCENARIOS / topology],
-        env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, timeout=120,
-    )
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="branchline-scenario") as file:
+        file.write(changed(topology, change))
+        file.flush()
+        up = subprocess.run(
+            [BIN / "branchline", "lab", "up", "-f", file.name],
+            env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, timeout=120,
+        )
     if up.returncode != 0:
         raise Failed(f"lab up: exit {up.returncode}\n{up.stdout}")
     keep = False
@@ -161,16 +178,16 @@ def scenario(spec):
     def story(env):
         for step in spec.get("given", []) + spec.get("when", []) + spec["then"]:
             check(step, env)
-    with_lab(spec["topology"], story)
+    with_lab(spec["topology"], spec.get("change", {}), story)
 
 
 def twin(spec):
-    changed = spec["twin"]
+    mutation = spec["twin"]
 
     def story(env):
-        for step in changed.get("given", spec.get("given", [])):
+        for step in mutation.get("given", spec.get("given", [])):
             check(step, env)
-        for step in changed.get("when", spec.get("when", [])):
+        for step in mutation.get("when", spec.get("when", [])):
             check(step, env)
         failures = 0
         for step in spec["then"]:
@@ -180,9 +197,9 @@ def twin(spec):
                 failures += 1
         if not failures:
             raise Failed("every step under `then` holds in the twin too: the scenario cannot fail")
-        for step in changed.get("instead", []):
+        for step in mutation.get("instead", []):
             check(step, env)
-    with_lab(changed.get("topology", spec["topology"]), story)
+    with_lab(spec["topology"], mutation.get("change", spec.get("change", {})), story)
 
 
 def main(wanted):
