@@ -97,6 +97,11 @@ impl Bed {
         bed
     }
 
+    /// The pin of a namespace of the fabric.
+    pub fn pin(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join("netns").join(name)
+    }
+
     /// Applies what is desired now.
     pub fn apply(&mut self) -> Report {
         self.fabric.apply(&self.desired).unwrap()

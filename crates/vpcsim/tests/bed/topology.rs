@@ -221,6 +221,42 @@ impl Builder {
         self
     }
 
+    /// An internet gateway `igw-<vpc>`.
+    pub fn igw(&mut self, vpc: &str) -> &mut Self {
+        let gateway = InternetGateway {
+            id: id(&format!("igw-{vpc}")),
+            vpc: Some(id(&format!("vpc-{vpc}"))),
+            tags: Tags::new(),
+        };
+        self.world.internet_gateways.insert(gateway.id.clone(), gateway);
+        self
+    }
+
+    /// A NAT gateway `nat-<name>` with its interface `eni-<name>`; public when it has a public address.
+    pub fn nat(&mut self, name: &str, subnet: &str, private: &str, public: Option<&str>) -> &mut Self {
+        let eni = self.eni(name, subnet, private, &[]);
+        eni.kind = EniKind::NatGateway;
+        eni.source_dest_check = false;
+        eni.addresses[0].public = public.map(public_address);
+        let (eni, subnet, vpc) = (eni.id.clone(), eni.subnet.clone(), eni.vpc.clone());
+        let address = NatAddress {
+            eni,
+            private: private.parse().unwrap(),
+            public: public.map(|address| address.parse().unwrap()),
+        };
+        let gateway = NatGateway {
+            id: id(&format!("nat-{name}")),
+            vpc,
+            subnet,
+            public: public.is_some(),
+            state: NatState::Available,
+            addresses: vec![address],
+            tags: Tags::new(),
+        };
+        self.world.nat_gateways.insert(gateway.id.clone(), gateway);
+        self
+    }
+
     /// A prefix list `pl-<name>`.
     pub fn prefix_list(&mut self, name: &str, entries: Vec<Ipv4Net>) -> &mut Self {
         let list = PrefixList {
@@ -329,4 +365,9 @@ pub fn allow_all() -> Vec<AclEntry> {
     [Direction::Ingress, Direction::Egress]
         .map(|d| entry(100, d, "all", "0.0.0.0/0", true))
         .into()
+}
+
+/// An Elastic IP address.
+pub fn public_address(text: &str) -> PublicAddress {
+    PublicAddress { address: text.parse().unwrap(), allocation: None }
 }
