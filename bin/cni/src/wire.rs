@@ -5,7 +5,7 @@ use std::path::Path;
 use cni::{Attachment, NetConf};
 use kernel::{NetNs, Socket};
 use nodenet::wiring::HostSide;
-use nodenet::{LinkName, PodPort, PodWiring, TableId};
+use nodenet::{PodPort, PodWiring, TableId};
 
 use crate::daemon::Lease;
 use crate::failure::Failure;
@@ -77,14 +77,8 @@ pub(crate) fn wiring_in(
 /// Takes away what an ADD made for one interface: rules, then the pair with everything on it.
 pub(crate) fn take_back(host: &mut Socket, side: &HostSide) -> kernel::Result<()> {
     let rules = kernel::pod::del(host, side);
-    remove_link(host, &side.link)?;
-    rules
-}
-
-/// Deletes a link; one that is not there is fine.
-pub(crate) fn remove_link(socket: &mut Socket, name: &LinkName) -> kernel::Result<()> {
-    match socket.del_link(name) {
-        Err(error) if error.is_absent() => Ok(()),
-        other => other,
+    match host.del_link(&side.link) {
+        Err(error) if !error.is_absent() => Err(error),
+        _ => rules,
     }
 }

@@ -68,21 +68,22 @@ fn line_37_container_id_and_network_name_have_their_syntax() {
 fn line_38_different_containers_at_once_do_not_disturb_each_other() {
     need_root!();
     let node = Node::new();
-    let before = node.net();
-    let pods: Vec<Pod> = (0..10).map(|n| Pod::new(&format!("pod-{n}"))).collect();
+    let before = node.policy();
+    let names: Vec<String> = (0..10).map(|n| format!("pod-{n}")).collect();
     std::thread::scope(|scope| {
-        for pod in &pods {
+        for name in &names {
             let node = &node;
             scope.spawn(move || {
                 for _ in 0..2 {
-                    let conf = node.conf_after("0.4.0", &node.add(pod));
-                    node.call("CHECK", pod, &conf).silent();
-                    node.call("DEL", pod, &conf).silent();
+                    let pod = Pod::new(name);
+                    let conf = node.conf_after("0.4.0", &node.add(&pod));
+                    node.call("CHECK", &pod, &conf).silent();
+                    node.call("DEL", &pod, &conf).silent();
                 }
             });
         }
     });
-    assert_eq!(node.net(), before);
+    assert_eq!(node.policy(), before);
     assert!(node.agent.state().given.is_empty());
 }
 
@@ -92,7 +93,7 @@ fn line_38_different_containers_at_once_do_not_disturb_each_other() {
 fn line_39_every_version_we_list_works() {
     need_root!();
     let node = Node::new();
-    let before = node.net();
+    let before = node.policy();
     let version = [("CNI_COMMAND", "VERSION".to_owned())];
     let listed = node
         .execute(&version, br#"{"cniVersion":"1.1.0"}"#)
@@ -103,6 +104,6 @@ fn line_39_every_version_we_list_works() {
         let result = node.call("ADD", &pod, &node.conf(version)).result();
         node.call("DEL", &pod, &node.conf_after(version, &result))
             .silent();
-        assert_eq!(node.net(), before, "{version}");
+        assert_eq!(node.policy(), before, "{version}");
     }
 }

@@ -4,20 +4,10 @@ use std::net::Ipv4Addr;
 use std::os::unix::net::UnixListener;
 
 use cni::rpc::backend::{DelNetworkReply, Failure, FailureKind};
-use nodenet::{NodeNet, TableId};
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::node::{Node, Outcome, Pod, address_of, need_root};
-
-/// Rules and routes; links of the node come and go with the pods' namespaces.
-fn policy_of(net: NodeNet) -> NodeNet {
-    NodeNet {
-        rules: net.rules,
-        routes: net.routes,
-        ..NodeNet::default()
-    }
-}
 
 /// A pod on a secondary interface, so that both rules are there.
 fn attached(node: &Node, name: &str) -> (Pod, Value) {
@@ -41,14 +31,14 @@ fn del_without_netns(node: &Node, pod: &Pod, conf: &Value) -> Outcome {
 fn line_11_del_is_repeatable_with_everything_missing() {
     need_root!();
     let node = Node::new();
-    let before = node.net();
+    let before = node.policy();
     let never = Pod::new("never-attached");
     node.call("DEL", &never, &node.conf("0.4.0")).silent();
     let (pod, result) = attached(&node, "sample-pod");
     let conf = node.conf_after("0.4.0", &result);
     for _ in 0..3 {
         node.call("DEL", &pod, &conf).silent();
-        assert_eq!(node.net(), before);
+        assert_eq!(node.policy(), before);
     }
     let mut environment = node.environment("DEL", &pod);
     environment.retain(|(name, _)| *name != "CNI_NETNS");
@@ -61,19 +51,18 @@ fn line_11_del_is_repeatable_with_everything_missing() {
 fn line_12_del_works_without_netns_and_without_previous_result() {
     need_root!();
     let node = Node::new();
-    let before = policy_of(node.net());
+    let before = node.policy();
     let (pod, _) = attached(&node, "sample-pod");
     del_without_netns(&node, &pod, &node.conf("0.4.0")).silent();
     assert!(node.agent.state().given.is_empty());
-    let left = policy_of(node.net());
-    assert_eq!(left, before);
+    assert_eq!(node.policy(), before);
 }
 
 #[test]
 fn line_13_the_address_is_freed_though_the_netns_is_gone() {
     need_root!();
     let node = Node::new();
-    let before = policy_of(node.net());
+    let before = node.policy();
     let (pod, result) = attached(&node, "sample-pod");
     let environment = {
         let mut environment = node.environment("DEL", &pod);
@@ -86,7 +75,7 @@ fn line_13_the_address_is_freed_though_the_netns_is_gone() {
     node.execute(&environment, conf.to_string().as_bytes())
         .silent();
     assert!(node.agent.state().given.is_empty());
-    assert_eq!(policy_of(node.net()), before);
+    assert_eq!(node.policy(), before);
 }
 
 #[test]
@@ -135,7 +124,7 @@ fn line_16_the_final_result_of_a_chain_is_accepted() {
     need_root!();
     for version in ["0.4.0", "1.0.0", "1.1.0"] {
         let mut node = Node::new();
-        let before = policy_of(node.net());
+        let before = node.policy();
         node.agent.state().free = vec![(Ipv4Addr::new(10, 9, 2, 1), 2)];
         let pod = Pod::new("sample-pod");
         let mut result = node.call("ADD", &pod, &node.conf(version)).result();
@@ -148,7 +137,7 @@ fn line_16_the_final_result_of_a_chain_is_accepted() {
         node.agent.kill();
         del_without_netns(&node, &pod, &node.conf_after(version, &result)).silent();
         drop(pod);
-        assert_eq!(policy_of(node.net()).rules, before.rules, "{version}");
+        assert_eq!(node.policy().rules, before.rules, "{version}");
     }
 }
 
@@ -159,7 +148,7 @@ fn without_the_daemon_the_previous_result_of_every_version_is_enough() {
         "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
     ] {
         let mut node = Node::new();
-        let before = node.net();
+        let before = node.policy();
         node.agent.state().free = vec![(Ipv4Addr::new(10, 9, 2, 1), 2)];
         let pod = Pod::new("sample-pod");
         let result = node.call("ADD", &pod, &node.conf(version)).result();
@@ -167,7 +156,7 @@ fn without_the_daemon_the_previous_result_of_every_version_is_enough() {
         let conf = node.conf_after(version, &result);
         node.call("DEL", &pod, &conf).silent();
         node.call("DEL", &pod, &conf).silent();
-        assert_eq!(node.net(), before, "{version}");
+        assert_eq!(node.policy(), before, "{version}");
     }
 }
 
@@ -175,11 +164,11 @@ fn without_the_daemon_the_previous_result_of_every_version_is_enough() {
 fn without_daemon_and_result_the_kernel_is_asked() {
     need_root!();
     let mut node = Node::new();
-    let before = node.net();
+    let before = node.policy();
     let (pod, _) = attached(&node, "sample-pod");
     node.agent.kill();
     node.call("DEL", &pod, &node.conf("0.4.0")).silent();
-    assert_eq!(node.net(), before);
+    assert_eq!(node.policy(), before);
 }
 
 #[test]
@@ -195,14 +184,14 @@ fn without_daemon_result_and_namespace_del_still_succeeds() {
 fn a_daemon_that_never_answers_does_not_fail_a_del() {
     need_root!();
     let mut node = Node::new();
-    let before = node.net();
+    let before = node.policy();
     let (pod, result) = attached(&node, "sample-pod");
     node.agent.kill();
     let _silent = UnixListener::bind(node.agent.ipamd()).expect("bind");
     let mut conf = node.conf_after("0.4.0", &result);
     conf["daemonWait"] = json!("100ms");
     node.call("DEL", &pod, &conf).silent();
-    assert_eq!(node.net(), before);
+    assert_eq!(node.policy(), before);
 }
 
 /// A late, repeated DEL without a daemon, after the address went to another pod.
@@ -300,11 +289,10 @@ fn a_namespace_that_is_the_nodes_own_is_never_touched() {
         container: "c1".to_owned(),
         name: "sample-pod".to_owned(),
     };
-    let before = node.net();
+    let before = node.policy();
     let (code, message) = node.call("ADD", &own, &node.conf("0.4.0")).error();
     assert_eq!(code, 8);
     assert!(message.contains("own network namespace"), "{message}");
     node.call("DEL", &own, &node.conf("0.4.0")).silent();
-    assert_eq!(node.net(), before);
-    assert_eq!(TableId::MAIN.to_string(), "main");
+    assert_eq!(node.policy(), before);
 }

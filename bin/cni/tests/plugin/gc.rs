@@ -3,7 +3,6 @@
 use std::net::Ipv4Addr;
 
 use cni::rpc::backend::DelNetworkReply;
-use nodenet::NodeNet;
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
@@ -46,24 +45,11 @@ fn containers(node: &Node) -> Vec<String> {
         .collect()
 }
 
-fn policy_of(net: NodeNet) -> NodeNet {
-    let routes = net
-        .routes
-        .into_iter()
-        .filter(|route| route.dst.prefix_len() == 32)
-        .collect();
-    NodeNet {
-        rules: net.rules,
-        routes,
-        ..NodeNet::default()
-    }
-}
-
 #[test]
 fn line_23_what_is_not_listed_is_freed_in_daemon_and_kernel() {
     need_root!();
     let node = Node::new();
-    let before = policy_of(node.net());
+    let before = node.policy();
     let pods = attached(&node, 3);
     gc(&node, &conf(&node, &[&pods[1]])).silent();
     assert_eq!(containers(&node), [pods[1].container.as_str()]);
@@ -73,7 +59,7 @@ fn line_23_what_is_not_listed_is_freed_in_daemon_and_kernel() {
             .contains(&"DelNetwork GarbageCollected".to_owned())
     );
     gc(&node, &conf(&node, &[])).silent();
-    assert_eq!(policy_of(node.net()), before);
+    assert_eq!(node.policy(), before);
 }
 
 #[test]

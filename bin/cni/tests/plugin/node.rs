@@ -165,6 +165,17 @@ impl Node {
         kernel::node::read(&self.ns).expect("readable")
     }
 
+    /// Rules and routes: what a DEL has to take away. The veth pair goes with the pod's namespace,
+    /// in the background.
+    pub(crate) fn policy(&self) -> NodeNet {
+        let net = self.net();
+        NodeNet {
+            rules: net.rules,
+            routes: net.routes,
+            ..NodeNet::default()
+        }
+    }
+
     pub(crate) fn host(&self) -> Socket {
         Socket::open_in(&self.ns).expect("a socket")
     }
