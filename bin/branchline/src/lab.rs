@@ -99,6 +99,8 @@ enum LabCommand {
         name: String,
         netns: PathBuf,
         group: PathBuf,
+        #[arg(long)]
+        bind: Ipv4Addr,
         listen: Vec<Listener>,
     },
     /// Answer on ports: TCP says who it is and echoes, UDP echoes.
@@ -232,9 +234,11 @@ pub(crate) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
             name,
             netns,
             group,
+            bind,
             listen,
         } => {
-            lab::host::init(&name, &netns, &group, &listen)?;
+            let host = lab::host::HostSpec { name, netns, bind, listen };
+            lab::host::init(&host, &group)?;
         }
         LabCommand::Listen { ports } => {
             lab::host::serve(&hostname(), Ipv4Addr::UNSPECIFIED, &ports, || Ok(()))?;

@@ -158,6 +158,29 @@ pub enum Error {
         /// Where it was looked for.
         program: PathBuf,
     },
+    /// An agent that does not get its node ready.
+    #[error("node {node} is not ready for pods: its agent said last:\n{said}")]
+    NodeNotReady {
+        /// The node.
+        node: String,
+        /// The end of the agent's log.
+        said: String,
+    },
+    /// The embedded EC2 refused a call of the lab's own.
+    #[error("the embedded EC2: {0}")]
+    Sim(#[from] vpcsim::error::ApiError),
+    /// The embedded EC2 cannot be served.
+    #[error(transparent)]
+    Serve(#[from] vpcsim::ServeError),
+    /// The embedded EC2 said something that is no fact.
+    #[error("the embedded EC2 contradicts itself: {0}")]
+    Facts(#[from] ec2::facts::FactError),
+    /// An id that is none.
+    #[error(transparent)]
+    Id(#[from] vpc::facts::BadId),
+    /// The packets do not follow.
+    #[error("fabric: {0}")]
+    Fabric(#[from] vpcsim::fabric::FabricError),
     /// A port that could not be opened.
     #[error("cannot listen on {what}: {source}")]
     Listen {

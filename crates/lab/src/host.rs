@@ -6,7 +6,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use kernel::{NetNs, Socket};
@@ -19,7 +19,20 @@ use crate::place::Place;
 use crate::sys;
 use crate::topology::Listener;
 
-/// Starts a host's process in a pinned namespace; returns when it listens. `program` is the
+/// A host, as its process is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSpec {
+    /// Its name.
+    pub name: String,
+    /// Its pinned network namespace.
+    pub netns: PathBuf,
+    /// The address on which it answers; unspecified is every one it has.
+    pub bind: Ipv4Addr,
+    /// The ports on which it answers.
+    pub listen: Vec<Listener>,
+}
+
+/// Starts a host's process in its namespace; returns when it listens. `program` is the
 /// `branchline` binary.
 ///
 /// # Errors
@@ -27,22 +40,26 @@ use crate::topology::Listener;
 pub fn start(
     place: &Place,
     cgroups: &Cgroups,
-    name: &str,
-    netns: &Path,
-    listen: &[Listener],
+    host: &HostSpec,
     program: &Path,
 ) -> Result<Child, Error> {
-    let group = place.host_cgroup(name);
+    let group = place.host_cgroup(&host.name);
     cgroups.create(&group)?;
-    let log = place.dir().join(format!("host-{name}.log"));
+    let log = place.dir().join(format!("host-{}.log", host.name));
     let mut command = Command::new(program);
+    command.args([
+        "lab",
+        "host-init",
+        &host.name,
+        "--bind",
+        &host.bind.to_string(),
+    ]);
     command
-        .args(["lab", "host-init", name])
-        .arg(netns)
-        .arg(group);
-    command.args(listen.iter().map(ToString::to_string));
+        .arg(&host.netns)
+        .arg(group)
+        .args(host.listen.iter().map(ToString::to_string));
     let mut child = node::start_logged(&mut command, &log, false)?;
-    node::await_ready(&mut child, name, &log)?;
+    node::await_ready(&mut child, &host.name, &log)?;
     Ok(child)
 }
 
@@ -50,15 +67,15 @@ pub fn start(
 ///
 /// # Errors
 /// When a port cannot be opened.
-pub fn init(name: &str, netns: &Path, group: &Path, listen: &[Listener]) -> Result<(), Error> {
+pub fn init(host: &HostSpec, group: &Path) -> Result<(), Error> {
     Cgroups::mounted()?.join(group)?;
-    NetNs::open(netns)?.enter_for_good()?;
+    NetNs::open(&host.netns)?.enter_for_good()?;
     sys::unshare(UnshareFlags::NEWUTS | UnshareFlags::NEWNS)?;
     sys::own_mounts()?;
-    rustix::system::sethostname(name.as_bytes()).doing("set the host's name")?;
+    rustix::system::sethostname(host.name.as_bytes()).doing("set the host's name")?;
     let lo = "lo".parse().expect("a valid link name");
     Socket::open()?.set_up(&lo, true)?;
-    serve(name, Ipv4Addr::UNSPECIFIED, listen, node::say_ready)
+    serve(&host.name, host.bind, &host.listen, node::say_ready)
 }
 
 /// Answers on ports until the process ends: the body of `branchline lab listen`.

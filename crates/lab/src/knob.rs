@@ -3,6 +3,8 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 
+use serde_json::{Map, Value};
+
 use crate::error::{Error, IoContext as _};
 use crate::state::State;
 
@@ -21,7 +23,15 @@ pub fn get(state: &State) -> Result<String, Error> {
 /// # Errors
 /// When the daemon does not answer or does not know one of them.
 pub fn set(state: &State, json: &str) -> Result<String, Error> {
-    request(state, "PUT", json)
+    let read = |text: &str, what: &str| {
+        serde_json::from_str::<Map<String, Value>>(text).map_err(|source| Error::Message {
+            what: what.to_owned(),
+            source,
+        })
+    };
+    let mut all = read(&get(state)?, "the lab's daemon")?;
+    all.extend(read(json, "the command line")?);
+    request(state, "PUT", &Value::Object(all).to_string())
 }
 
 /// One HTTP/1.1 exchange on loopback.

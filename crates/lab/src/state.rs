@@ -11,6 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, IoContext as _};
 use crate::place::Place;
 
+/// The access key that `lab env` hands out. Any key works; this one is easy to recognise.
+pub(crate) const ACCESS_KEY: &str = "AKIABRANCHLINELAB000";
+/// Its secret.
+pub(crate) const SECRET_KEY: &str = "branchline-lab-secret";
+
 /// A lab as its daemon describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -28,6 +33,9 @@ pub struct State {
     pub nodes: BTreeMap<String, NodeState>,
     /// Hosts by name.
     pub hosts: BTreeMap<String, HostState>,
+    /// What does not follow EC2, and why.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// One node.
@@ -198,8 +206,8 @@ impl State {
                 "AWS_ENDPOINT_URL",
                 format!("http://127.0.0.1:{}", self.port),
             ),
-            ("AWS_ACCESS_KEY_ID", "AKIABRANCHLINELAB000".to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", "branchline-lab-secret".to_owned()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
             ("AWS_DEFAULT_REGION", self.region.clone()),
             ("AWS_REGION", self.region.clone()),
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),

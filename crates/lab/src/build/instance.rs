@@ -25,7 +25,7 @@ impl Builder<'_> {
             .filter(|h| h.kind != HostKind::Internet)
         {
             let built = self.host(host).await?;
-            self.built.hosts.insert(host.name.value.clone(), built);
+            self.hosts.insert(host.name.value.clone(), built);
         }
         Ok(())
     }
@@ -102,7 +102,8 @@ impl Builder<'_> {
         Ok(())
     }
 
-    pub(super) async fn instances(&mut self) -> Result<(), Error> {
+    pub(super) async fn instances(&self) -> Result<BTreeMap<String, BuiltNode>, Error> {
+        let mut built = BTreeMap::new();
         for (name, node) in self.topology.instances() {
             let mut tags = named("instance", &name);
             tags.extend(named("network-interface", &name));
@@ -130,9 +131,9 @@ impl Builder<'_> {
                 instance: said(made.instance_id, &name, "instanceId")?,
                 address: address(made.private_ip_address, &name)?,
             };
-            self.built.nodes.insert(name, node);
+            built.insert(name, node);
         }
-        Ok(())
+        Ok(built)
     }
 }
 

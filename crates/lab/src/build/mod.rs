@@ -17,15 +17,6 @@ use ec2::types::{Operation, Tag, TagSpecification};
 use crate::error::Error;
 use crate::topology::Topology;
 
-/// What was built, by the names of the topology.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Built {
-    /// Interfaces of hosts.
-    pub hosts: BTreeMap<String, BuiltHost>,
-    /// Instances.
-    pub nodes: BTreeMap<String, BuiltNode>,
-}
-
 /// A host's interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuiltHost {
@@ -44,6 +35,12 @@ pub struct BuiltNode {
     pub address: Ipv4Addr,
 }
 
+/// A building that has its client and its plan, and nothing built.
+pub struct Building<'a>(Builder<'a>);
+
+/// The network and the hosts of a topology, without instances.
+pub struct Network<'a>(Builder<'a>);
+
 /// Ids by names, as far as the building has come.
 struct Builder<'a> {
     client: &'a Client,
@@ -55,49 +52,64 @@ struct Builder<'a> {
     prefix_lists: BTreeMap<String, String>,
     peerings: BTreeMap<String, String>,
     nats: BTreeMap<String, String>,
-    built: Built,
+    hosts: BTreeMap<String, BuiltHost>,
 }
 
-/// Builds everything in a topology. `step` hears what comes next.
-///
-/// # Errors
-/// The first call that EC2 refused.
-pub async fn build(
-    client: &Client,
-    topology: &Topology,
-    step: &mut dyn FnMut(String),
-) -> Result<Built, Error> {
-    let mut builder = Builder {
-        client,
-        topology,
-        vpcs: BTreeMap::new(),
-        gateways: BTreeMap::new(),
-        subnets: BTreeMap::new(),
-        groups: BTreeMap::new(),
-        prefix_lists: BTreeMap::new(),
-        peerings: BTreeMap::new(),
-        nats: BTreeMap::new(),
-        built: Built::default(),
-    };
-    step(format!("network: {}", counted(topology.vpcs.len(), "VPC")));
-    builder.vpcs().await?;
-    builder.peerings().await?;
-    builder.prefix_lists().await?;
-    let groups = topology.vpcs.iter().map(|v| v.groups.len()).sum();
-    step(format!("security: {}", counted(groups, "group")));
-    builder.groups().await?;
-    builder.acls().await?;
-    step(format!("hosts: {}", counted(topology.hosts.len(), "host")));
-    builder.nats().await?;
-    builder.hosts().await?;
-    builder.routes().await?;
-    step(format!(
-        "instances: {}",
-        counted(topology.instances().count(), "node")
-    ));
-    builder.templates().await?;
-    builder.instances().await?;
-    Ok(builder.built)
+impl<'a> Building<'a> {
+    /// A building of `topology` through `client`.
+    #[must_use]
+    pub fn new(client: &'a Client, topology: &'a Topology) -> Self {
+        Self(Builder {
+            client,
+            topology,
+            vpcs: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            subnets: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            prefix_lists: BTreeMap::new(),
+            peerings: BTreeMap::new(),
+            nats: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+        })
+    }
+
+    /// Builds everything but instances. `step` hears what comes next.
+    ///
+    /// # Errors
+    /// The first call that EC2 refused.
+    pub async fn network(self, step: &mut dyn FnMut(String)) -> Result<Network<'a>, Error> {
+        let Self(mut builder) = self;
+        let topology = builder.topology;
+        step(format!("network: {}", counted(topology.vpcs.len(), "VPC")));
+        builder.vpcs().await?;
+        builder.peerings().await?;
+        builder.prefix_lists().await?;
+        let groups = topology.vpcs.iter().map(|v| v.groups.len()).sum();
+        step(format!("security: {}", counted(groups, "group")));
+        builder.groups().await?;
+        builder.acls().await?;
+        builder.nats().await?;
+        builder.hosts().await?;
+        builder.routes().await?;
+        builder.templates().await?;
+        Ok(Network(builder))
+    }
+}
+
+impl Network<'_> {
+    /// Interfaces of hosts, by the hosts' names.
+    #[must_use]
+    pub fn hosts(&self) -> &BTreeMap<String, BuiltHost> {
+        &self.0.hosts
+    }
+
+    /// Launches the instances.
+    ///
+    /// # Errors
+    /// The first call that EC2 refused.
+    pub async fn instances(&self) -> Result<BTreeMap<String, BuiltNode>, Error> {
+        self.0.instances().await
+    }
 }
 
 fn counted(n: usize, what: &str) -> String {

@@ -231,7 +231,7 @@ impl Builder<'_> {
                     request.vpc_peering_connection_id = id(&self.peerings, name);
                 }
                 Some((_, name)) => {
-                    let host = self.built.hosts.get(name);
+                    let host = self.hosts.get(name);
                     request.network_interface_id = host.map(|h| h.eni.clone());
                 }
                 None => request.gateway_id = id(&self.gateways, &vpc.name.value),

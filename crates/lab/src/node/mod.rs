@@ -15,7 +15,7 @@ mod spec;
 pub(crate) use init::say_ready;
 pub use init::{enter_cgroup, init, pod_init};
 pub use launch::Node;
-pub(crate) use launch::{await_ready, start_logged};
+pub(crate) use launch::{await_ready, pin, start_logged};
 pub use protocol::{
     AgentStatus, Answer, NodeStatus, Phase, PodName, PodNameError, PodStatus, Request, RunPod, ask,
 };

@@ -119,21 +119,29 @@ fn define<'a, T>(map: &mut Names<'a, T>, name: &'a Ref, it: T, what: &str) -> Re
     }
 }
 
-/// Hosts and nodes become directories, cgroups and host names.
-fn path_name(name: &Ref, what: &str) -> Result<(), Wrong> {
-    let text = &name.value;
+/// Whether a text can be the name of a host or node, which becomes a directory, a cgroup, a pinned
+/// namespace and a host name.
+pub(crate) fn is_host_name(text: &str) -> bool {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let good = text.len() <= 48 && text.chars().all(fits) && text.starts_with(edge);
-    // Their namespaces are pinned beside those of routers and NAT gateways.
-    let taken = text == "internet" || text.starts_with("vpc-") || text.starts_with("nat-");
-    if taken {
+    let good = text.len() <= 48 && text.chars().all(fits);
+    good && text.starts_with(edge) && text.ends_with(edge) && !is_taken(text)
+}
+
+/// Their namespaces are pinned beside those of routers and NAT gateways.
+fn is_taken(text: &str) -> bool {
+    text == "internet" || text.starts_with("vpc-") || text.starts_with("nat-")
+}
+
+fn path_name(name: &Ref, what: &str) -> Result<(), Wrong> {
+    let text = &name.value;
+    if is_taken(text) {
         return Err((
             name.referenced,
             format!("'{text}' is kept for the lab's own namespaces"),
         ));
     }
-    if good && text.ends_with(edge) {
+    if is_host_name(text) {
         return Ok(());
     }
     let rule = "lower-case letters, digits, '-' and '.', at most 48";

@@ -12,6 +12,7 @@ mod check;
 mod listener;
 mod rule;
 
+pub(crate) use check::is_host_name;
 pub use listener::{Listener, ListenerError};
 pub use rule::{AclAction, AclEntry, Peer, PortRange, Proto, Rule, RuleError};
 
@@ -22,6 +23,7 @@ use std::path::Path;
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
+use vpcsim::knobs::Knobs;
 
 /// A name that must be defined elsewhere in the file, with the place where it is used.
 pub type Ref = Spanned<String>;
@@ -53,9 +55,9 @@ pub struct Topology {
     /// Instances that run the agent.
     #[serde(default)]
     pub nodes: Vec<Node>,
-    /// How the embedded EC2 behaves.
+    /// How the embedded EC2 behaves once everything stands, in the words of `lab knob`.
     #[serde(default)]
-    pub simulator: Simulator,
+    pub simulator: Knobs,
 }
 
 fn default_region() -> String {
@@ -307,26 +309,6 @@ impl Default for Agent {
             env: BTreeMap::new(),
         }
     }
-}
-
-/// How the embedded EC2 behaves.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Simulator {
-    /// Latencies and lags.
-    #[serde(default)]
-    pub profile: Profile,
-}
-
-/// A set of latencies of the embedded EC2.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Profile {
-    /// Everything happens at once.
-    #[default]
-    Instant,
-    /// Latencies and lags as they were seen in EC2.
-    AwsLike,
 }
 
 /// A topology that cannot be used, with the place in its file.
