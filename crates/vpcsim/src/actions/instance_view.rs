@@ -6,7 +6,6 @@ use ec2::types::*;
 
 use super::{Field, eni_view, one, opt, s, tag, yes};
 use crate::ids::*;
-use crate::limits;
 use crate::store::{self, Holder, MetadataOptions, State};
 
 pub(super) const FIELDS: &[Field<InstanceId, store::Instance>] = &[
@@ -223,7 +222,6 @@ fn held(state: &State, id: InstanceId, instance: &store::Instance) -> Vec<EniId>
 pub(super) fn instance(state: &State, id: InstanceId) -> Instance {
     let instance = &state.instances[&id];
     let zone = state.zone_name(instance.zone);
-    let limits = limits::of(&instance.instance_type);
     let gone = instance.state == store::InstanceState::Terminated;
     let public = public_ip(state, instance);
     let ip = instance.private_ip.filter(|_| !gone);
@@ -260,10 +258,8 @@ pub(super) fn instance(state: &State, id: InstanceId) -> Instance {
             ..Default::default()
         }),
         architecture: s(architecture(&instance.instance_type)),
-        hypervisor: s(match limits.map(|l| l.hypervisor.as_str()) {
-            Some("xen") => "xen",
-            _ => "nitro",
-        }),
+        // EC2 says this of Nitro instances too.
+        hypervisor: s("xen"),
         virtualization_type: s("hvm"),
         root_device_type: s("ebs"),
         root_device_name: s("/dev/xvda"),

@@ -142,14 +142,9 @@ fn decide(
     headers: &HeaderMap,
 ) -> Reply {
     let now = Sim::now();
-    let mut core = sim.core();
-    let changed = core.settle(now);
-    let reply = decide_locked(&mut core, vpc, peer, method, path, headers, now);
-    drop(core);
-    if changed {
-        sim.publish_now();
-    }
-    reply
+    sim.read(now, |core| {
+        decide_locked(core, vpc, peer, method, path, headers, now)
+    })
 }
 
 fn decide_locked(

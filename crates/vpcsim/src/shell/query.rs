@@ -210,16 +210,13 @@ async fn perform(
 ) -> ApiResult<Arc<dyn ec2::wire::Shape>> {
     let now = Sim::now();
     if reads(request.action()) || request.is_dry_run() {
-        let mut core = sim.core();
-        core.settle(now);
-        let lag = core.knobs.describe_lag_ms;
-        return match core.view(now, lag) {
-            Some(old) => {
-                let mut copy = (*old).clone();
-                drop(core);
-                actions::apply(&mut copy, caller, request, now)
-            }
-            None => actions::apply(&mut core.state, caller, request, now),
+        // A view that lags is a copy, worked on outside of the lock.
+        let old = sim.read(now, |core| core.view(now, core.knobs.describe_lag_ms));
+        return match old {
+            Some(old) => actions::apply(&mut (*old).clone(), caller, request, now),
+            None => sim.read(now, |core| {
+                actions::apply(&mut core.state, caller, request, now)
+            }),
         };
     }
     let (answer, version) = sim.mutate(now, |core| {

@@ -93,6 +93,24 @@ impl Core {
             .map(|(_, state)| Arc::clone(state))
     }
 
+    fn make_desired(&mut self) -> Result<Desired, FactError> {
+        let answers = desired::answers(&mut self.state, Sim::now());
+        let answers = answers.map_err(|error| FactError::Malformed {
+            object: "the embedded EC2".into(),
+            member: "answer",
+            value: error.code.to_string(),
+            problem: error.message,
+        })?;
+        let mut names = desired::names(&self.state);
+        names.extend(self.names.clone());
+        Ok(Desired {
+            version: self.version,
+            world: ec2::facts::world(&answers)?,
+            attachments: desired::attachments(&self.state)?,
+            names,
+        })
+    }
+
     /// Lets due transitions happen.
     pub(super) fn settle(&mut self, now: Timestamp) -> bool {
         let changed = self.state.tick(now);
@@ -180,10 +198,17 @@ impl Sim {
         self.0.agenda.notify_one();
     }
 
-    /// Publishes the newest version.
-    pub(super) fn publish_now(&self) {
-        let version = self.core().version;
-        self.publish(version);
+    /// Runs `read` on the core. Transitions that were due happen first, and are published.
+    pub(super) fn read<T>(&self, now: Timestamp, read: impl FnOnce(&mut Core) -> T) -> T {
+        let mut core = self.core();
+        let changed = core.settle(now);
+        let value = read(&mut core);
+        let version = core.version;
+        drop(core);
+        if changed {
+            self.publish(version);
+        }
+        value
     }
 
     /// Waits until the packets follow `version`, as long as a fabric is registered and the knobs
@@ -215,15 +240,9 @@ impl Sim {
         let now = Self::now();
         let caller = Caller::root(&self.account());
         if A::READ_ONLY {
-            let mut core = self.core();
-            let changed = core.settle(now);
-            let answer = actions::call(&mut core.state, &caller, request, now);
-            let version = core.version;
-            drop(core);
-            if changed {
-                self.publish(version);
-            }
-            return answer;
+            return self.read(now, |core| {
+                actions::call(&mut core.state, &caller, request, now)
+            });
         }
         let (answer, version) = self.mutate(now, |core| {
             actions::call(&mut core.state, &caller, request, now)
@@ -252,35 +271,14 @@ impl Sim {
     /// # Errors
     /// An answer of our own that is no fact: a defect of this crate.
     pub fn desired(&self) -> Result<Arc<Desired>, FactError> {
-        let now = Self::now();
-        let mut core = self.core();
-        let changed = core.settle(now);
-        let version = core.version;
-        if let Some(known) = &core.desired {
-            return Ok(Arc::clone(known));
-        }
-        let answers = desired::answers(&mut core.state, now).map_err(|e| FactError::Malformed {
-            object: "the embedded EC2".into(),
-            member: "answer",
-            value: e.code.to_string(),
-            problem: e.message,
-        })?;
-        let mut names = desired::names(&core.state);
-        names.extend(core.names.clone());
-        let attachments = desired::attachments(&core.state)?;
-        let world = ec2::facts::world(&answers)?;
-        let made = Arc::new(Desired {
-            version,
-            world,
-            attachments,
-            names,
-        });
-        core.desired = Some(Arc::clone(&made));
-        drop(core);
-        if changed {
-            self.publish(version);
-        }
-        Ok(made)
+        self.read(Self::now(), |core| {
+            if let Some(known) = &core.desired {
+                return Ok(Arc::clone(known));
+            }
+            let made = Arc::new(core.make_desired()?);
+            core.desired = Some(Arc::clone(&made));
+            Ok(made)
+        })
     }
 
     /// Tells that the packets follow `version`. The first call registers the fabric: from then on
