@@ -23,12 +23,17 @@ fn main() -> kernel::Result<()> {
     let wirings: Vec<PodWiring> = (0..pods).map(wiring).collect();
     // One thread stays in the node's namespace, as the plugin's process does.
     let floor = host.run(|| pairs_alone(&namespaces, &wirings))??;
-    let (add, del) = host.run(|| measure(&namespaces, &wirings))??;
     report("veth pair alone", &floor);
-    report("ADD", &add);
-    report("ADD, first 30", &add[..add.len().min(30)]);
-    report("ADD, last 30", &add[add.len().saturating_sub(30)..]);
-    report("DEL", &del);
+    for (how, own) in [("with a thread", None), ("on one thread", Some(&host))] {
+        let (add, del) = host.run(|| measure(&namespaces, &wirings, own))??;
+        report(&format!("ADD {how}"), &add);
+        report(&format!("ADD {how}, first 30"), &add[..add.len().min(30)]);
+        report(
+            &format!("ADD {how}, last 30"),
+            &add[add.len().saturating_sub(30)..],
+        );
+        report("DEL", &del);
+    }
     Ok(())
 }
 
@@ -61,21 +66,36 @@ fn pairs_alone(namespaces: &[NetNs], wirings: &[PodWiring]) -> kernel::Result<Ve
     Ok(times)
 }
 
+/// ADD and DEL of every pod, each with sockets of its own. With a thread for the pod's namespace
+/// ([`pod::add`]), or on this thread alone as the plugin does, which visits it.
 fn measure(
     namespaces: &[NetNs],
     wirings: &[PodWiring],
+    own: Option<&NetNs>,
 ) -> kernel::Result<(Vec<Duration>, Vec<Duration>)> {
     let (mut add, mut del) = (Vec::new(), Vec::new());
     for (ns, wiring) in namespaces.iter().zip(wirings) {
         let start = Instant::now();
         let mut host = Socket::open()?;
-        pod::add(&mut host, ns, wiring, Macs::random()?)?;
+        match own {
+            None => pod::add(&mut host, ns, wiring, Macs::random()?)?,
+            Some(own) => {
+                ns.enter_for_good()?;
+                let pod = Socket::open();
+                own.enter_for_good()?;
+                pod::add_with(&mut host, &mut pod?, ns, wiring, Macs::random()?)?;
+            }
+        }
         add.push(start.elapsed());
     }
     for wiring in wirings {
         let start = Instant::now();
         pod::del(&mut Socket::open()?, &wiring.host)?;
         del.push(start.elapsed());
+    }
+    let mut host = Socket::open()?;
+    for wiring in wirings {
+        host.del_link(&wiring.host.link)?;
     }
     Ok((add, del))
 }

@@ -7,7 +7,7 @@ mod common;
 use common::node::{Node, fifteen_pods};
 use common::{may_run, name};
 use kernel::node;
-use nodenet::{Addr, NodeNet, Owned, Step, compile, diff};
+use nodenet::{Addr, NodeNet, Origin, Owned, Route, Step, compile, diff, whole};
 
 /// Changes that stand for what a node has seen before we come: residue, losses, foreign objects.
 fn disturb(node: &mut Node, how: u32) {
@@ -87,6 +87,41 @@ fn a_node_is_set_up_and_repaired_and_foreign_things_stay() {
         node::apply(&node.ns, &found).unwrap();
         assert_eq!(node::read(&node.ns).unwrap(), got);
     }
+}
+
+#[test]
+fn the_kernel_makes_of_the_facts_what_the_model_says() {
+    if !may_run("whole node") {
+        return;
+    }
+    let mut node = Node::new(fifteen_pods());
+    node.plug_pods();
+    let have = node::read(&node.ns).unwrap();
+    let found = diff(
+        &compile(&node.facts).unwrap(),
+        &have,
+        &Owned::by(&node.facts),
+    );
+    node::apply(&node.ns, &found).unwrap();
+    let (got, model) = (node::read(&node.ns).unwrap(), whole(&node.facts).unwrap());
+    assert_eq!(got.rules, model.rules);
+    assert_eq!(got.addrs, model.addrs);
+    // Who made a route is not part of what it does: DHCP on EC2, the test here.
+    let lines = |net: &NodeNet| -> Vec<String> {
+        let routes = net.routes.iter().cloned();
+        let mut lines: Vec<_> = routes
+            .map(|route| {
+                Route {
+                    origin: Origin::Boot,
+                    ..route
+                }
+                .to_string()
+            })
+            .collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(lines(&got), lines(&model));
 }
 
 #[test]

@@ -165,10 +165,10 @@ impl Socket {
                 reason,
             });
         }
-        let mut message = end.message();
+        let mut message = one_queue(end.message());
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
-            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer.message()))),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(one_queue(peer.message())))),
         ]));
         self.execute(create(words, message))
     }
@@ -284,6 +284,15 @@ pub(super) fn set_mtu(words: String, index: u32, mtu: u32) -> Request {
     message.header.index = index;
     message.attributes.push(LinkAttribute::Mtu(mtu));
     Request::new(words, RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Asks for one queue in each direction, which is what a veth uses anyway. Without asking, the
+/// kernel makes one per CPU, then takes all but one away and waits for an RCU grace period for
+/// each end (veth_init_queues, netif_set_real_num_tx_queues; Linux 5.13 and later).
+fn one_queue(mut message: LinkMessage) -> LinkMessage {
+    message.attributes.push(LinkAttribute::NumTxQueues(1));
+    message.attributes.push(LinkAttribute::NumRxQueues(1));
+    message
 }
 
 fn create(words: String, message: LinkMessage) -> Request {
