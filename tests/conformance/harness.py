@@ -154,7 +154,7 @@ class Server:
             "PATH": os.environ["PATH"],
             "HOME": "/nonexistent",
             "AWS_ENDPOINT_URL": self.url,
-            "AWS_REGION": "us-west-2",
+            "AWS_DEFAULT_REGION": "us-west-2",
             "AWS_ACCESS_KEY_ID": "AKIDCLI",
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_MAX_ATTEMPTS": "1",

@@ -74,7 +74,12 @@ impl Action for AssignPrivateIpAddressesRequest {
 fn reassign(state: &mut State, to: EniId, wanted: &Wanted) -> ApiResult<()> {
     let (vpc, subnet) = (state.enis[&to].vpc, state.enis[&to].subnet);
     let mut moves = Vec::new();
-    for address in &wanted.addresses {
+    for (at, address) in wanted.addresses.iter().enumerate() {
+        if wanted.addresses[..at].contains(address) {
+            return Err(ApiError::value(format_args!(
+                "Address {address} is named twice."
+            )));
+        }
         let Some(holder) = state.by_address.get(&(vpc, *address)) else {
             continue;
         };

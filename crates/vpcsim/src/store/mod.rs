@@ -5,6 +5,7 @@
 //! device indexes of an instance are unique; no record names a resource that is gone, except where EC2
 //! keeps such names too (routes turn `blackhole`, group rules of peered VPCs turn stale).
 
+mod check;
 mod enis;
 mod records;
 mod state;
