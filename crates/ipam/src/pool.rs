@@ -372,6 +372,11 @@ impl Pool {
         }
     }
 
+    /// The primary interface's groups as EC2 showed them at the start.
+    pub fn groups_at_start(&self) -> &[SgId] {
+        &self.groups.at_start
+    }
+
     /// The pool in numbers.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts {

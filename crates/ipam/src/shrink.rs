@@ -39,7 +39,6 @@ pub(crate) fn plan(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
 
 fn repeat_unclear(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
     let returning = |eni: &Eni| pool.is_busy(&eni.id, |call| matches!(call, Call::Unassign { .. }));
-    let returning = |eni: &Eni| pool.is_busy(&eni.id, |call| matches!(call, Call::Unassign { .. }));
     let due = |eni: &Eni| {
         let (addresses, retry) = eni.doubt.as_ref()?;
         (retry.open(now) && !returning(eni)).then(|| (eni.id.clone(), addresses.clone()))

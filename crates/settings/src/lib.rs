@@ -160,6 +160,8 @@ pub struct EniTags {
 pub struct Paths {
     /// `AWS_VPC_K8S_CNI_BACKING_STORE`: the checkpoint, format `vpc-cni-ipam/1`.
     pub checkpoint: PathBuf,
+    /// `AWS_VPC_CNI_IPAMD_SOCKET`: where the agent listens for the plugin.
+    pub socket: PathBuf,
     /// `HOST_CNI_BIN_PATH`: where the runtime looks for plugins.
     pub cni_bin: PathBuf,
     /// `HOST_CNI_CONFDIR_PATH`: where the runtime looks for network lists.

@@ -97,6 +97,7 @@ impl Reader {
             },
             paths: Paths {
                 checkpoint: self.path("AWS_VPC_K8S_CNI_BACKING_STORE"),
+                socket: self.path("AWS_VPC_CNI_IPAMD_SOCKET"),
                 cni_bin: self.path("HOST_CNI_BIN_PATH"),
                 cni_conf: self.path("HOST_CNI_CONFDIR_PATH"),
             },

@@ -134,6 +134,8 @@ pub const VARIABLES: &[Variable] = &[
         "conntrack mark of that traffic"),
     row("AWS_VPC_K8S_CNI_BACKING_STORE", "/var/run/aws-node/ipam.json", Unit::Path, "a path, not empty", Abort,
         "the checkpoint, format vpc-cni-ipam/1"),
+    row("AWS_VPC_CNI_IPAMD_SOCKET", "/var/run/aws-node/ipamd.sock", Unit::Path, "a path, not empty", Abort,
+        "where the agent listens; the plugin reads the same variable"),
     row("HOST_CNI_BIN_PATH", "/host/opt/cni/bin", Unit::Path, "a path, not empty", Abort, "where the runtime looks for plugins"),
     row("HOST_CNI_CONFDIR_PATH", "/host/etc/cni/net.d", Unit::Path, "a path, not empty", Abort, "where the runtime looks for network lists"),
     row("AWS_VPC_K8S_CNI_LOG_FILE", "/host/var/log/aws-routed-eni/ipamd.log", Unit::Path, "a path, stdout or stderr; empty is stderr", Fallback,

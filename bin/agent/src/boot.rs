@@ -1,0 +1,173 @@
+//! Who this node is: instance metadata, the type's limits, the primary interface's link.
+//!
+//! Repeated until it works; each failure is the reason that `STATUS` and refused ADDs give. The
+//! calls end by themselves within seconds, so the cause is named within seconds too.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ec2::imds::Imds;
+use ipam::{ImdsEni, NodeFacts};
+use ipnet::Ipv4Net;
+use nodenet::{Mark, NodeSettings, VethPrefix};
+use settings::Settings;
+use tokio::sync::mpsc;
+use vpc::facts::{EniId, Mac, SgId, SubnetId};
+
+use crate::cloud::Cloud;
+use crate::limits;
+use crate::links::Links;
+use crate::owner::Message;
+
+/// How often instance metadata is read for changes. It costs no EC2 call.
+const POLL: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The node, and the hands that work on it.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) facts: NodeFacts,
+    pub(crate) region: String,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) subnet: (SubnetId, Ipv4Net),
+    pub(crate) vpc_cidrs: Vec<Ipv4Net>,
+    pub(crate) cloud: Cloud,
+    pub(crate) links: Links,
+}
+
+/// Finds out who the node is, says so, then watches instance metadata.
+pub(crate) async fn run(
+    imds: Imds,
+    ec2: ec2::Client,
+    settings: Settings,
+    to: mpsc::Sender<Message>,
+) {
+    let mut pause = Duration::from_millis(250);
+    loop {
+        match identify(&imds, &ec2, &settings).await {
+            Ok(node) => {
+                if to.send(Message::Booted(Box::new(node))).await.is_err() {
+                    return;
+                }
+                break;
+            }
+            Err(error) => {
+                let reason = format!("{error:#}");
+                tracing::warn!(%reason, "the node is not known yet");
+                if to.send(Message::Unknown(reason)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    watch(&imds, &to).await;
+}
+
+async fn identify(imds: &Imds, ec2: &ec2::Client, settings: &Settings) -> anyhow::Result<Node> {
+    let identity = imds.identity().await?;
+    let mac = imds.primary_mac().await?;
+    let interface = imds
+        .interface(&mac)
+        .await?
+        .with_context(|| format!("instance metadata does not show its primary interface {mac}"))?;
+    let subnet: SubnetId = interface.subnet_id.parse()?;
+    let cidr = interface
+        .subnet_cidr
+        .with_context(|| format!("instance metadata has no IPv4 block of {subnet}"))?;
+    let address = interface
+        .addresses
+        .first()
+        .copied()
+        .with_context(|| format!("instance metadata shows no address of {}", interface.id))?;
+    let limits = limits::of(ec2, &identity.instance_type).await?;
+    let facts = NodeFacts {
+        instance: identity.instance_id.parse()?,
+        subnet: subnet.clone(),
+        limits,
+    };
+    let settings_of_net = node_settings(settings)?;
+    let mac: Mac = mac.parse()?;
+    let links = Links::find(settings_of_net, interface.id.clone(), mac, address, cidr)?;
+    links.set_up_node().context("the node's own rules")?;
+    let cloud = Cloud {
+        ec2: ec2.clone(),
+        instance: facts.instance.clone(),
+        tags: settings.tags.clone(),
+    };
+    tracing::info!(
+        instance = %facts.instance, instance_type = %identity.instance_type, %subnet,
+        interfaces = limits.interfaces, addresses = limits.ipv4_per_interface, "the node is known"
+    );
+    Ok(Node {
+        facts,
+        region: identity.region,
+        address,
+        subnet: (subnet, cidr),
+        vpc_cidrs: interface.vpc_cidrs,
+        cloud,
+        links,
+    })
+}
+
+fn node_settings(settings: &Settings) -> anyhow::Result<NodeSettings> {
+    let net = &settings.network;
+    Ok(NodeSettings {
+        veth_prefix: VethPrefix::new(net.veth_prefix.as_str())?,
+        eni_mtu: net.eni_mtu.into(),
+        pod_mtu: net.pod_mtu.into(),
+        external_snat: net.external_snat,
+        node_port: net.node_port,
+        connmark: Mark {
+            value: net.connmark,
+            mask: net.connmark,
+        },
+        external_service_cidrs: net.external_services.clone(),
+    })
+}
+
+/// Tells what metadata shows, at every change and at every poll. A failure changes nothing:
+/// metadata never decides.
+async fn watch(imds: &Imds, to: &mpsc::Sender<Message>) {
+    let mut ids: BTreeMap<String, EniId> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(POLL).await;
+        match look(imds, &mut ids).await {
+            Ok(seen) => {
+                if to.send(Message::Imds(seen)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::debug!(error = format!("{error:#}"), "metadata not read"),
+        }
+    }
+}
+
+async fn look(
+    imds: &Imds,
+    ids: &mut BTreeMap<String, EniId>,
+) -> anyhow::Result<BTreeMap<EniId, ImdsEni>> {
+    let mut seen = BTreeMap::new();
+    for mac in imds.macs().await? {
+        let at = |key: &str| format!("meta-data/network/interfaces/macs/{mac}/{key}");
+        let id = match ids.get(&mac) {
+            Some(id) => id.clone(),
+            None => {
+                let Some(id) = imds.get(&at("interface-id")).await? else {
+                    continue;
+                };
+                let id: EniId = id.parse()?;
+                ids.insert(mac.clone(), id.clone());
+                id
+            }
+        };
+        let path = at("security-group-ids");
+        let mut groups: Vec<SgId> = imds.lines(&path, "a security group").await?;
+        groups.sort();
+        seen.insert(id, ImdsEni { groups });
+    }
+    Ok(seen)
+}

@@ -1,0 +1,389 @@
+//! The one task that owns the pool: events in, effects out, nothing in between is shared.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::pending;
+use std::net::Ipv4Addr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ipam::{
+    Answer, Call, Effect, Event, Failure, FailureKind, ImdsEni, Key, Lease, Millis, OpId, Pod,
+    Pool, Refusal, Reply, Ticket, step,
+};
+use settings::Settings;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use vpc::facts::EniId;
+
+use crate::boot::Node;
+use crate::metrics::Metrics;
+use crate::store::{Recovered, Store};
+use crate::{install, rpc, show};
+
+/// The checkpoint is written when nothing has changed for this long …
+const QUIET: Duration = Duration::from_millis(250);
+/// … or when the oldest change is this old.
+const LATEST: Duration = Duration::from_secs(2);
+
+/// What the owner is asked or told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Add {
+        key: Key,
+        pod: Pod,
+        to: oneshot::Sender<(rpc::Answer, Vec<String>)>,
+    },
+    Delete {
+        key: Key,
+        reason: String,
+        to: oneshot::Sender<rpc::Answer>,
+    },
+    Status(oneshot::Sender<Option<String>>),
+    List(oneshot::Sender<Vec<(ipam::Allocation, Lease)>>),
+    Get {
+        key: Key,
+        to: oneshot::Sender<Option<(ipam::Allocation, Lease)>>,
+    },
+    Node(oneshot::Sender<Option<NodeView>>),
+    Page {
+        path: String,
+        to: oneshot::Sender<Option<String>>,
+    },
+    Unknown(String),
+    Booted(Box<Node>),
+    Imds(BTreeMap<EniId, ImdsEni>),
+    Done(OpId, Result<Answer, Failure>),
+}
+
+/// The node, for the policy agent.
+#[derive(Debug)]
+pub(crate) struct NodeView {
+    pub(crate) instance: String,
+    pub(crate) region: String,
+    pub(crate) address: Ipv4Addr,
+}
+
+/// Who waits for an answer.
+#[derive(Debug)]
+enum Asker {
+    Add {
+        key: Key,
+        since: Instant,
+        to: oneshot::Sender<(rpc::Answer, Vec<String>)>,
+    },
+    Delete(oneshot::Sender<rpc::Answer>),
+    /// An address that could not be recorded goes back; nobody waits for that.
+    Nobody,
+}
+
+/// The pool and all that is done for it.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    pool: Pool,
+    store: Store,
+    settings: Settings,
+    node: Option<Node>,
+    metrics: Metrics,
+    askers: HashMap<Ticket, Asker>,
+    next_ticket: u64,
+    wake: Option<Instant>,
+    /// When the last change and the oldest unsaved one happened.
+    changed: Option<(Instant, Instant)>,
+    /// The clock: what the wall showed at an instant.
+    anchor: (Instant, Millis),
+    installed: bool,
+    to_self: mpsc::Sender<Message>,
+}
+
+impl Owner {
+    pub(crate) fn new(
+        pool: Pool,
+        store: Store,
+        settings: Settings,
+        metrics: Metrics,
+        to_self: mpsc::Sender<Message>,
+    ) -> Self {
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            pool,
+            store,
+            settings,
+            node: None,
+            metrics,
+            askers: HashMap::new(),
+            next_ticket: 0,
+            wake: None,
+            changed: Some((Instant::now(), Instant::now())),
+            anchor: (Instant::now(), Millis(0).after(wall)),
+            installed: false,
+            to_self,
+        }
+    }
+
+    /// Takes in what an earlier start left.
+    pub(crate) fn recover(&mut self, found: Recovered) {
+        let allocations = found.allocations.into_values().collect();
+        let Recovered {
+            released, returned, ..
+        } = found;
+        self.feed(Event::Recovered {
+            allocations,
+            released,
+            returned,
+        });
+    }
+
+    /// Runs until `end`; then refuses who waits, and saves.
+    pub(crate) async fn run(
+        mut self,
+        mut messages: mpsc::Receiver<Message>,
+        end: impl Future<Output = ()>,
+    ) {
+        tokio::pin!(end);
+        loop {
+            let wake = self.wake;
+            let save = self.save_at();
+            tokio::select! {
+                biased;
+                () = &mut end => break,
+                message = messages.recv() => match message {
+                    Some(message) => self.take(message),
+                    None => break,
+                },
+                () = until(wake) => {
+                    self.wake = None;
+                    self.feed(Event::Tick);
+                }
+                () = until(save) => self.save(),
+            }
+            self.install_when_ready();
+        }
+        self.feed(Event::Drain);
+        self.save();
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Add { key, pod, to } => {
+                self.metrics.adds += 1;
+                let asker = Asker::Add {
+                    key: key.clone(),
+                    since: Instant::now(),
+                    to,
+                };
+                let ticket = self.ticket(asker);
+                self.feed(Event::Add { ticket, key, pod });
+            }
+            Message::Delete { key, reason, to } => {
+                self.metrics.deleted(&reason);
+                let ticket = self.ticket(Asker::Delete(to));
+                self.feed(Event::Delete { ticket, key });
+            }
+            Message::Unknown(reason) => self.feed(Event::Unknown { reason }),
+            Message::Booted(node) => {
+                let facts = node.facts.clone();
+                self.node = Some(*node);
+                self.feed(Event::Node(facts));
+            }
+            Message::Imds(seen) => self.feed(Event::Imds(seen)),
+            Message::Done(op, result) => {
+                if let Err(failure) = &result {
+                    tracing::warn!(action = failure.action, kind = ?failure.kind, %failure, "call failed");
+                }
+                self.feed(Event::Answered { op, result });
+            }
+            question => self.answer(question),
+        }
+    }
+
+    /// Questions change nothing. Whoever asked may be gone; that is no failure of ours.
+    fn answer(&self, question: Message) {
+        let held = |allocation: &ipam::Allocation| {
+            let device = self
+                .pool
+                .eni_of(allocation.address)
+                .and_then(|eni| eni.device);
+            (
+                allocation.clone(),
+                Lease {
+                    address: allocation.address,
+                    device,
+                },
+            )
+        };
+        match question {
+            Message::Status(to) => drop(to.send(self.pool.not_ready().map(str::to_owned))),
+            Message::List(to) => drop(to.send(self.pool.allocations().map(held).collect())),
+            Message::Get { key, to } => drop(to.send(self.pool.allocation(&key).map(held))),
+            Message::Node(to) => drop(to.send(self.node.as_ref().map(|node| NodeView {
+                instance: node.facts.instance.to_string(),
+                region: node.region.clone(),
+                address: node.address,
+            }))),
+            Message::Page { path, to } => {
+                let text = match path.as_str() {
+                    "/metrics" => Some(self.metrics.page(&self.pool)),
+                    path => show::page(path, &self.pool, &self.settings).map(|v| v.to_string()),
+                };
+                drop(to.send(text));
+            }
+            _ => {}
+        }
+    }
+
+    fn ticket(&mut self, asker: Asker) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.askers.insert(ticket, asker);
+        ticket
+    }
+
+    fn now(&self) -> Millis {
+        self.anchor.1.after(self.anchor.0.elapsed())
+    }
+
+    fn feed(&mut self, event: Event) {
+        let now = self.now();
+        let effects = step(&mut self.pool, event, now);
+        // What could not be recorded must not be told: the address goes back at once.
+        let mut unrecorded: Option<String> = None;
+        let mut undo = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Record(record) => match self.store.append(&record) {
+                    Ok(()) => self.mark_changed(),
+                    Err(error) => {
+                        tracing::error!("{error:#}");
+                        unrecorded = Some(format!("{error:#}"));
+                    }
+                },
+                Effect::Reply(ticket, reply) => {
+                    undo.extend(self.reply(ticket, reply, unrecorded.as_deref()));
+                }
+                Effect::Call(op, call) => self.dial(op, call),
+                Effect::WakeAt(at) => self.wake = Some(Instant::now() + at.since(now)),
+            }
+        }
+        for key in undo {
+            let ticket = self.ticket(Asker::Nobody);
+            self.feed(Event::Delete { ticket, key });
+        }
+    }
+
+    /// Answers whoever asked; returns the key of an address that goes back.
+    fn reply(&mut self, ticket: Ticket, reply: Reply, unrecorded: Option<&str>) -> Option<Key> {
+        let asker = self.askers.remove(&ticket)?;
+        if let Reply::Refused(refusal) = &reply {
+            self.refused(refusal);
+        }
+        let failed = unrecorded.filter(|_| !matches!(reply, Reply::Refused(_)));
+        let answer = match failed {
+            Some(reason) => Err(reason.to_owned()),
+            None => Ok(reply),
+        };
+        match asker {
+            Asker::Add { key, since, to } => {
+                self.metrics.added(since.elapsed());
+                let cidrs = self.node.as_ref().map(|node| &node.vpc_cidrs);
+                let cidrs = cidrs.map(|c| c.iter().map(ToString::to_string).collect());
+                let undo = answer.is_err().then_some(key);
+                drop(to.send((answer, cidrs.unwrap_or_default())));
+                undo
+            }
+            Asker::Delete(to) => {
+                drop(to.send(answer));
+                None
+            }
+            Asker::Nobody => None,
+        }
+    }
+
+    fn refused(&mut self, refusal: &Refusal) {
+        let reason = match refusal {
+            Refusal::NotReady { .. } => "not-ready",
+            Refusal::Draining => "draining",
+            Refusal::SubnetFull { .. } => "subnet-full",
+            Refusal::Limit { .. } => "limit",
+            Refusal::Ec2 { .. } => "ec2",
+            Refusal::NotUsable { .. } => "interface-not-usable",
+            Refusal::TimedOut { .. } => "timed-out",
+            Refusal::Deleted { .. } => "deleted",
+            Refusal::UnknownPod { .. } => return,
+        };
+        *self.metrics.refused.entry(reason).or_default() += 1;
+        tracing::warn!(%refusal, "ADD refused");
+    }
+
+    fn dial(&self, op: OpId, call: Call) {
+        tracing::debug!(action = call.action(), ?call, "call");
+        let Some(node) = &self.node else { return };
+        let (cloud, links) = (node.cloud.clone(), node.links.clone());
+        let (known, cidr) = node.subnet.clone();
+        let to = self.to_self.clone();
+        tokio::spawn(async move {
+            let result = match &call {
+                Call::SetUp { subnet, .. } => {
+                    let cidr = if *subnet == known {
+                        Ok(cidr)
+                    } else {
+                        cloud.subnet_cidr(subnet).await
+                    };
+                    match cidr {
+                        Ok(cidr) => links.set_up(&call, cidr).await.map(|()| Answer::Done),
+                        Err(error) => Err(Failure {
+                            action: "DescribeSubnets",
+                            kind: FailureKind::Rejected,
+                            message: format!("{error:#}"),
+                        }),
+                    }
+                }
+                _ => cloud.call(&call).await,
+            };
+            // The owner is gone only when the agent ends.
+            let _ = to.send(Message::Done(op, result)).await;
+        });
+    }
+
+    fn install_when_ready(&mut self) {
+        if self.installed || self.pool.not_ready().is_some() {
+            return;
+        }
+        self.installed = true;
+        tracing::info!("ready");
+        if let Err(error) = install::install(&self.settings) {
+            tracing::error!("{error:#}");
+        }
+    }
+
+    fn mark_changed(&mut self) {
+        let now = Instant::now();
+        let first = self.changed.map_or(now, |(_, first)| first);
+        self.changed = Some((now, first));
+    }
+
+    fn save_at(&self) -> Option<Instant> {
+        self.changed
+            .map(|(last, first)| (last + QUIET).min(first + LATEST))
+    }
+
+    fn save(&mut self) {
+        self.changed = None;
+        if !self.store.is_dirty() {
+            return;
+        }
+        if let Err(error) = self.store.checkpoint(&self.pool) {
+            // The journal still has it all.
+            tracing::error!("{error:#}");
+            let now = Instant::now();
+            self.changed = Some((now + LATEST, now + LATEST));
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => pending().await,
+    }
+}
