@@ -309,8 +309,11 @@ fn walk(placement: Placement, steps: &[Step]) -> Result<(), TestCaseError> {
 
 #[test]
 fn random_actions_keep_the_state_sound() {
-    let config =
-        ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig {
+        cases: 60,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
     // The same cases each time, so that the counts below are facts; PROPTEST_CASES asks for more.
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(config, rng);

@@ -54,7 +54,7 @@ fn failure(why: &str) -> ApiError {
     )
 }
 
-fn scope<'r>(credential: &'r str) -> ApiResult<(&'r str, &'r str, &'r str)> {
+fn scope(credential: &str) -> ApiResult<(&str, &str, &str)> {
     let parts: Vec<&str> = credential.split('/').collect();
     match parts[..] {
         [key, _date, region, service, "aws4_request"] if !key.is_empty() => {
