@@ -17,9 +17,21 @@ use vpcsim::fabric::{Fabric, Handle, NotPlugged};
 fn two_hosts() -> Builder {
     let mut b = Builder::default();
     b.vpc("a", "10.0.0.0/16");
-    b.subnet("a1", "a", "10.0.1.0/24", "a", "a").subnet("a2", "a", "10.0.2.0/24", "a", "a");
-    b.group("all", "a", vec![egress("all", "0.0.0.0/0"), ingress("all", "sg-all")]);
-    b.group("web", "a", vec![ingress("tcp/80", "10.0.0.0/16"), ingress("icmp/8", "10.0.0.0/16")]);
+    b.subnet("a1", "a", "10.0.1.0/24", "a", "a")
+        .subnet("a2", "a", "10.0.2.0/24", "a", "a");
+    b.group(
+        "all",
+        "a",
+        vec![egress("all", "0.0.0.0/0"), ingress("all", "sg-all")],
+    );
+    b.group(
+        "web",
+        "a",
+        vec![
+            ingress("tcp/80", "10.0.0.0/16"),
+            ingress("icmp/8", "10.0.0.0/16"),
+        ],
+    );
     b.eni("x", "a1", "10.0.1.10", &["all"]);
     b.eni("y", "a1", "10.0.1.11", &["web"]);
     b.eni("z", "a2", "10.0.2.10", &["web"]);
@@ -35,7 +47,13 @@ fn tcp(src: &str, sport: u16, dst: &str, dport: u16) -> Packet {
 }
 
 fn from(eni: &str, packet: Packet) -> (EniId, Probe) {
-    (eni.parse().unwrap(), Probe { packet, spoofed: false })
+    (
+        eni.parse().unwrap(),
+        Probe {
+            packet,
+            spoofed: false,
+        },
+    )
 }
 
 fn answered(bed: &Bed, probes: &[(EniId, Probe)]) -> Vec<bool> {
@@ -52,7 +70,10 @@ fn hosts_reach_what_their_groups_allow() {
         from("eni-x", tcp("10.0.1.10", 40000, "10.0.1.11", 80)),
         from("eni-x", tcp("10.0.1.10", 40001, "10.0.1.11", 22)),
         from("eni-x", tcp("10.0.1.10", 40002, "10.0.2.10", 80)),
-        from("eni-x", Packet::ping(address("10.0.1.10"), address("10.0.2.10"))),
+        from(
+            "eni-x",
+            Packet::ping(address("10.0.1.10"), address("10.0.2.10")),
+        ),
         from("eni-y", tcp("10.0.1.11", 40003, "10.0.2.10", 80)),
     ];
     assert_eq!(answered(&bed, &probes), [true, false, true, true, false]);
@@ -65,7 +86,11 @@ fn nothing_differs_so_nothing_is_done() {
     }
     let mut bed = Bed::new(two_hosts().world);
     let report = bed.apply();
-    let done = (report.links_changed, report.routes_changed, report.nft_transactions);
+    let done = (
+        report.links_changed,
+        report.routes_changed,
+        report.nft_transactions,
+    );
     assert_eq!((done, report.flows_ended), ((0, 0, 0), 0));
     assert_eq!(report.plugged.len(), 3);
 }
@@ -79,9 +104,22 @@ fn one_membership_is_one_transaction_and_no_link() {
     let mut flow = Flow::open(bed.host("eni-x"), &tcp("10.0.1.10", 0, "10.0.2.10", 80));
     let y: EniId = "eni-y".parse().unwrap();
     let all: SgId = "sg-all".parse().unwrap();
-    bed.desired.world.enis.get_mut(&y).unwrap().groups.insert(all);
+    bed.desired
+        .world
+        .enis
+        .get_mut(&y)
+        .unwrap()
+        .groups
+        .insert(all);
     let report = bed.apply();
-    assert_eq!((report.links_changed, report.routes_changed, report.nft_transactions), (0, 0, 1));
+    assert_eq!(
+        (
+            report.links_changed,
+            report.routes_changed,
+            report.nft_transactions
+        ),
+        (0, 0, 1)
+    );
     let probes = [from("eni-x", tcp("10.0.1.10", 40001, "10.0.1.11", 22))];
     assert_eq!(answered(&bed, &probes), [true]);
     assert!(flow.lives(), "a connection between others survives");
@@ -93,14 +131,26 @@ fn an_address_that_changes_hands_takes_no_connection_along() {
         return;
     }
     let mut world = two_hosts();
-    let second =
-        EniAddress { address: address("10.0.2.77"), primary: false, public: None };
-    world.world.enis.get_mut(&"eni-z".parse::<EniId>().unwrap()).unwrap().addresses.push(second.clone());
+    let second = EniAddress {
+        address: address("10.0.2.77"),
+        primary: false,
+        public: None,
+    };
+    world
+        .world
+        .enis
+        .get_mut(&"eni-z".parse::<EniId>().unwrap())
+        .unwrap()
+        .addresses
+        .push(second.clone());
     let mut bed = Bed::new(world.world);
     let mut moved = Flow::open(bed.host("eni-x"), &tcp("10.0.1.10", 0, "10.0.2.77", 80));
     let mut other = Flow::open(bed.host("eni-x"), &tcp("10.0.1.10", 0, "10.0.2.10", 80));
     let enis = &mut bed.desired.world.enis;
-    enis.get_mut(&"eni-z".parse::<EniId>().unwrap()).unwrap().addresses.pop();
+    enis.get_mut(&"eni-z".parse::<EniId>().unwrap())
+        .unwrap()
+        .addresses
+        .pop();
     let report = bed.apply();
     assert_eq!((report.links_changed, report.flows_ended), (0, 1));
     assert!(!moved.lives(), "nobody has the address");
@@ -110,10 +160,21 @@ fn an_address_that_changes_hands_takes_no_connection_along() {
 /// A public subnet with a NAT gateway, a private one behind it, and a web server with a public address.
 fn with_internet() -> Builder {
     let mut b = Builder::default();
-    b.vpc("a", "10.0.0.0/16").igw("a").table("pub", "a").table("priv", "a");
-    b.subnet("pub", "a", "10.0.1.0/24", "a", "pub").subnet("priv", "a", "10.0.2.0/24", "a", "priv");
+    b.vpc("a", "10.0.0.0/16")
+        .igw("a")
+        .table("pub", "a")
+        .table("priv", "a");
+    b.subnet("pub", "a", "10.0.1.0/24", "a", "pub")
+        .subnet("priv", "a", "10.0.2.0/24", "a", "priv");
     b.group("app", "a", vec![egress("all", "0.0.0.0/0")]);
-    b.group("web", "a", vec![egress("all", "0.0.0.0/0"), ingress("tcp/80", "198.51.100.0/24")]);
+    b.group(
+        "web",
+        "a",
+        vec![
+            egress("all", "0.0.0.0/0"),
+            ingress("tcp/80", "198.51.100.0/24"),
+        ],
+    );
     b.nat("gw", "pub", "10.0.1.5", Some("203.0.113.5"));
     b.route("pub", "0.0.0.0/0", through("igw-a"), RouteState::Active);
     b.route("priv", "0.0.0.0/0", through("nat-gw"), RouteState::Active);
@@ -127,15 +188,22 @@ fn with_internet() -> Builder {
 /// Who a server on the internet sees when a host connects to it, after a transfer of a megabyte.
 fn seen_as(bed: &Bed, eni: &str) -> Option<Ipv4Addr> {
     let internet = NetNs::open(bed.pin("internet")).unwrap();
-    let server = internet.run(|| TcpListener::bind("198.51.100.10:7000").unwrap()).unwrap();
+    let server = internet
+        .run(|| TcpListener::bind("198.51.100.10:7000").unwrap())
+        .unwrap();
     server.set_nonblocking(true).unwrap();
     let wait = Duration::from_millis(400);
     let to = "198.51.100.10:7000".parse().unwrap();
-    let client = bed.host(eni).run(|| TcpStream::connect_timeout(&to, wait)).unwrap();
+    let client = bed
+        .host(eni)
+        .run(|| TcpStream::connect_timeout(&to, wait))
+        .unwrap();
     let mut client = client.ok()?;
     let (mut stream, peer) = server.accept().unwrap();
     stream.set_nonblocking(false).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
     let sender = std::thread::spawn(move || client.write_all(&vec![7; 1 << 20]).map(|()| client));
     let mut received = vec![0; 1 << 20];
     // Segments of 9001 bytes do not fit the way outside: this needs path MTU discovery.
@@ -155,19 +223,36 @@ fn the_internet_is_behind_a_gateway_and_a_public_address() {
     let mut bed = Bed::new(with_internet().world);
     bed.desired.internet.insert(address("198.51.100.10"));
     bed.apply();
-    assert_eq!(seen_as(&bed, "eni-app"), Some(address("203.0.113.5")), "through the NAT gateway");
-    assert_eq!(seen_as(&bed, "eni-web"), Some(address("203.0.113.10")), "by its own address");
-    assert_eq!(seen_as(&bed, "eni-dark"), None, "no public address, no internet");
+    assert_eq!(
+        seen_as(&bed, "eni-app"),
+        Some(address("203.0.113.5")),
+        "through the NAT gateway"
+    );
+    assert_eq!(
+        seen_as(&bed, "eni-web"),
+        Some(address("203.0.113.10")),
+        "by its own address"
+    );
+    assert_eq!(
+        seen_as(&bed, "eni-dark"),
+        None,
+        "no public address, no internet"
+    );
 
     let internet = NetNs::open(bed.pin("internet")).unwrap();
     let connect = |to: &str| {
         let (to, wait) = (to.parse().unwrap(), Duration::from_millis(300));
         // From the address that the group admits.
-        internet.run(|| TcpStream::connect_timeout(&to, wait).is_ok()).unwrap()
+        internet
+            .run(|| TcpStream::connect_timeout(&to, wait).is_ok())
+            .unwrap()
     };
     assert!(connect("203.0.113.10:80"), "the group admits it");
     assert!(!connect("203.0.113.10:22"), "the group does not");
-    assert!(!connect("203.0.113.5:80"), "a NAT gateway takes no connections");
+    assert!(
+        !connect("203.0.113.5:80"),
+        "a NAT gateway takes no connections"
+    );
     assert!(!connect("10.0.1.10:80"), "private addresses are not routed");
 }
 
@@ -180,10 +265,17 @@ fn a_public_address_that_is_taken_away_takes_its_flows_along() {
     bed.desired.internet.insert(address("198.51.100.10"));
     bed.apply();
     let internet = NetNs::open(bed.pin("internet")).unwrap();
-    let echo = internet.run(|| UdpSocket::bind("198.51.100.10:7000").unwrap()).unwrap();
-    let client = bed.host("eni-web").run(|| UdpSocket::bind("10.0.1.10:0").unwrap()).unwrap();
+    let echo = internet
+        .run(|| UdpSocket::bind("198.51.100.10:7000").unwrap())
+        .unwrap();
+    let client = bed
+        .host("eni-web")
+        .run(|| UdpSocket::bind("10.0.1.10:0").unwrap())
+        .unwrap();
     for socket in [&echo, &client] {
-        socket.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(250)))
+            .unwrap();
     }
     client.connect("198.51.100.10:7000").unwrap();
     let mut bytes = [0; 8];
@@ -207,8 +299,11 @@ fn what_cannot_be_plugged_is_named() {
     let mut world = two_hosts();
     let branch = world.eni("b", "a1", "10.0.1.50", &["all"]);
     branch.kind = EniKind::Branch;
-    branch.trunk =
-        Some(TrunkAssociation { id: None, trunk: "eni-x".parse().unwrap(), vlan: 7 });
+    branch.trunk = Some(TrunkAssociation {
+        id: None,
+        trunk: "eni-x".parse().unwrap(),
+        vlan: 7,
+    });
     let bed_world = world.world;
     let mut bed = Bed::new(two_hosts().world);
     bed.desired.world = bed_world;
@@ -216,15 +311,32 @@ fn what_cannot_be_plugged_is_named() {
     bed.desired.plugs.insert("eni-b".parse().unwrap(), plug);
     let gone = vpcsim::fabric::HostId("eni-z".to_owned());
     let path = bed.desired.hosts[&gone].clone();
-    bed.desired.hosts.insert(gone.clone(), path.with_extension("gone"));
+    bed.desired
+        .hosts
+        .insert(gone.clone(), path.with_extension("gone"));
     let report = bed.apply();
     bed.desired.hosts.insert(gone.clone(), path.clone());
     let why = &report.not_plugged;
     let branch = &why[&"eni-b".parse::<EniId>().unwrap()];
-    assert_eq!(*branch, NotPlugged::Branch { trunk: Some("eni-x".parse().unwrap()) });
-    assert!(branch.to_string().contains("branch interfaces are not part of this slice"));
+    assert_eq!(
+        *branch,
+        NotPlugged::Branch {
+            trunk: Some("eni-x".parse().unwrap())
+        }
+    );
+    assert!(
+        branch
+            .to_string()
+            .contains("branch interfaces are not part of this slice")
+    );
     let z = &why[&"eni-z".parse::<EniId>().unwrap()];
-    assert_eq!(*z, NotPlugged::HostGone { host: gone, path: path.with_extension("gone") });
+    assert_eq!(
+        *z,
+        NotPlugged::HostGone {
+            host: gone,
+            path: path.with_extension("gone")
+        }
+    );
     assert_eq!(report.plugged.len(), 2);
     // And it comes back.
     assert_eq!(bed.apply().plugged.len(), 3);
@@ -242,7 +354,9 @@ fn after_a_crash_everything_is_adopted_and_nothing_breaks() {
     bed.apply();
     let mut flow = {
         let internet = NetNs::open(bed.pin("internet")).unwrap();
-        let server = internet.run(|| TcpListener::bind("198.51.100.10:80").unwrap()).unwrap();
+        let server = internet
+            .run(|| TcpListener::bind("198.51.100.10:80").unwrap())
+            .unwrap();
         std::thread::spawn(move || {
             let (mut stream, _) = server.accept().unwrap();
             let mut bytes = [0; 4];
@@ -250,16 +364,33 @@ fn after_a_crash_everything_is_adopted_and_nothing_breaks() {
                 stream.write_all(&bytes).unwrap();
             }
         });
-        Flow::open(bed.host("eni-app"), &tcp("10.0.2.10", 0, "198.51.100.10", 80))
+        Flow::open(
+            bed.host("eni-app"),
+            &tcp("10.0.2.10", 0, "198.51.100.10", 80),
+        )
     };
-    let before: Vec<_> = ["vpc-a", "nat-gw", "internet"].map(|pin| kernel_state(&bed, pin)).into();
+    let before: Vec<_> = ["vpc-a", "nat-gw", "internet"]
+        .map(|pin| kernel_state(&bed, pin))
+        .into();
     // A new process knows nothing.
     bed.fabric = Fabric::new(bed.dir.path()).unwrap();
     let report = bed.apply();
-    assert_eq!((report.links_changed, report.routes_changed, report.flows_ended), (0, 0, 0));
-    let after: Vec<_> = ["vpc-a", "nat-gw", "internet"].map(|pin| kernel_state(&bed, pin)).into();
+    assert_eq!(
+        (
+            report.links_changed,
+            report.routes_changed,
+            report.flows_ended
+        ),
+        (0, 0, 0)
+    );
+    let after: Vec<_> = ["vpc-a", "nat-gw", "internet"]
+        .map(|pin| kernel_state(&bed, pin))
+        .into();
     assert_eq!(before, after);
-    assert!(flow.lives(), "a connection through the NAT gateway survives");
+    assert!(
+        flow.lives(),
+        "a connection through the NAT gateway survives"
+    );
 }
 
 /// Links, addresses, neighbours, routes, rules and the nft table of a namespace, without counters.
@@ -272,9 +403,16 @@ fn kernel_state(bed: &Bed, pin: &str) -> Vec<String> {
         &["route", "show", "table", "all"],
         &["rule"],
     ];
-    let mut state: Vec<String> = commands.iter().map(|args| output(&pin, "ip", args)).collect();
+    let mut state: Vec<String> = commands
+        .iter()
+        .map(|args| output(&pin, "ip", args))
+        .collect();
     state.push(output(&pin, "nft", &["-s", "list", "ruleset"]));
-    state.iter().flat_map(|text| text.lines()).map(str::to_owned).collect()
+    state
+        .iter()
+        .flat_map(|text| text.lines())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -283,12 +421,20 @@ fn teardown_leaves_nothing_behind() {
         return;
     }
     let mut bed = Bed::new(with_internet().world);
-    let pins = |bed: &Bed| std::fs::read_dir(bed.dir.path().join("netns")).unwrap().count();
+    let pins = |bed: &Bed| {
+        std::fs::read_dir(bed.dir.path().join("netns"))
+            .unwrap()
+            .count()
+    };
     assert_eq!(pins(&bed), 3);
     Fabric::teardown(bed.dir.path()).unwrap();
     assert_eq!(pins(&bed), 0);
     for host in ["eni-app", "eni-web", "eni-dark"] {
-        let links = bed.host(host).run(|| std::fs::read_dir("/proc/sys/net/ipv4/conf").unwrap().count());
+        let links = bed.host(host).run(|| {
+            std::fs::read_dir("/proc/sys/net/ipv4/conf")
+                .unwrap()
+                .count()
+        });
         assert_eq!(links.unwrap(), 3, "all, default and lo of {host}");
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -306,13 +452,18 @@ fn the_thread_applies_the_newest_state_and_says_which() {
     }
     let bed = Bed::new(two_hosts().world);
     let (applied, outcomes) = std::sync::mpsc::channel();
-    let handle =
-        Handle::start(bed.dir.path(), move |outcome| applied.send(outcome).unwrap()).unwrap();
+    let handle = Handle::start(bed.dir.path(), move |outcome| {
+        applied.send(outcome).unwrap()
+    })
+    .unwrap();
     for version in 1..=20 {
         handle.request(version, bed.desired.clone()).unwrap();
     }
     drop(handle);
-    let versions: Vec<u64> = outcomes.iter().map(|o| o.result.map(|_| o.version).unwrap()).collect();
+    let versions: Vec<u64> = outcomes
+        .iter()
+        .map(|o| o.result.map(|_| o.version).unwrap())
+        .collect();
     assert_eq!(versions.last(), Some(&20));
     assert!(versions.is_sorted());
 }

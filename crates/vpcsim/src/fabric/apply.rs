@@ -50,11 +50,11 @@ impl Fabric {
 
     /// Makes the network what is desired. Idempotent; after an error the next call repairs what the failed one left.
     pub fn apply(&mut self, desired: &Desired) -> Result<Report, FabricError> {
-        if !self.known {
+        let known = std::mem::replace(&mut self.known, false);
+        if !known {
             self.find()?;
         }
-        self.known = false;
-        let report = self.change(desired)?;
+        let report = self.change(desired, known)?;
         self.known = true;
         Ok(report)
     }
@@ -97,7 +97,7 @@ impl Fabric {
         Ok(())
     }
 
-    fn change(&mut self, desired: &Desired) -> Result<Report, FabricError> {
+    fn change(&mut self, desired: &Desired, known: bool) -> Result<Report, FabricError> {
         let (hosts, gone) = open_hosts(desired);
         let mut plan = plan(desired, &gone);
         if let Some((link, first, second)) = plan.collisions.pop() {
@@ -111,7 +111,7 @@ impl Fabric {
         let mut report = Report::default();
         self.remove_spaces(&plan)?;
         self.make_spaces(&plan)?;
-        if !self.known {
+        if !known {
             self.adopt_cables(&plan, &hosts)?;
         }
         let mut released = self.remove_cables(&plan, &hosts, &mut report)?;

@@ -308,8 +308,9 @@ impl Plan {
         let place = Place::Router(eni.vpc.clone());
         let link = names::port(&eni.id);
         let key = (place.clone(), link.clone());
-        if let Some((other, _)) = self.plugged.iter().find(|(_, at)| **at == key) {
-            self.collisions.push((link, other.clone(), eni.id.clone()));
+        if self.cables.contains_key(&key) {
+            self.collisions
+                .extend(self.holder(&key).map(|other| (link, other, eni.id.clone())));
             return;
         }
         self.cable(own_end(place.clone(), link.clone()), far, mtu);
@@ -318,6 +319,13 @@ impl Plan {
             self.space(&place).routes.insert(route);
         }
         self.plugged.insert(eni.id.clone(), key);
+    }
+
+    fn holder(&self, port: &(Place, LinkName)) -> Option<EniId> {
+        self.plugged
+            .iter()
+            .find(|(_, at)| *at == port)
+            .map(|(id, _)| id.clone())
     }
 
     fn peering(&mut self, world: &World, peering: &Peering) {

@@ -228,12 +228,20 @@ impl Builder {
             vpc: Some(id(&format!("vpc-{vpc}"))),
             tags: Tags::new(),
         };
-        self.world.internet_gateways.insert(gateway.id.clone(), gateway);
+        self.world
+            .internet_gateways
+            .insert(gateway.id.clone(), gateway);
         self
     }
 
     /// A NAT gateway `nat-<name>` with its interface `eni-<name>`; public when it has a public address.
-    pub fn nat(&mut self, name: &str, subnet: &str, private: &str, public: Option<&str>) -> &mut Self {
+    pub fn nat(
+        &mut self,
+        name: &str,
+        subnet: &str,
+        private: &str,
+        public: Option<&str>,
+    ) -> &mut Self {
         let eni = self.eni(name, subnet, private, &[]);
         eni.kind = EniKind::NatGateway;
         eni.source_dest_check = false;
@@ -369,5 +377,8 @@ pub fn allow_all() -> Vec<AclEntry> {
 
 /// An Elastic IP address.
 pub fn public_address(text: &str) -> PublicAddress {
-    PublicAddress { address: text.parse().unwrap(), allocation: None }
+    PublicAddress {
+        address: text.parse().unwrap(),
+        allocation: None,
+    }
 }
