@@ -42,7 +42,9 @@ pub(super) struct Plan {
 
 struct Launched {
     node: Node,
-    agent_started: bool,
+    /// Its links are there once the fabric has followed this version.
+    since: u64,
+    plugged: bool,
     forward: Option<Forward>,
     /// Unplugged since this version: ends when the fabric has followed.
     leaving: Option<u64>,
@@ -73,6 +75,8 @@ impl Launcher {
         // The receiver goes only with the whole daemon.
         let applied = move |outcome| drop(tell.send(outcome));
         let fabric = Handle::start(plan.place.dir(), applied)?;
+        // From here on a call that changes something is answered when the packets follow.
+        sim.applied(0);
         Ok(Self {
             plan,
             sim,
@@ -116,7 +120,7 @@ impl Launcher {
             .collect();
         for (id, instance) in &wanted {
             if !self.nodes.contains_key(id) && !self.broken.contains(id) {
-                self.launch(id, instance).await;
+                self.launch(id, instance, desired.version).await;
             }
         }
         for (id, launched) in &mut self.nodes {
@@ -170,7 +174,7 @@ impl Launcher {
                     tracing::warn!(%eni, "{why}");
                 }
                 self.open_inside()?;
-                self.start_agents().await;
+                self.start_agents(version).await;
                 self.sim.applied(version);
                 self.end_nodes(version).await;
             }
@@ -183,7 +187,7 @@ impl Launcher {
         Ok(())
     }
 
-    async fn launch(&mut self, id: &str, instance: &Instance) {
+    async fn launch(&mut self, id: &str, instance: &Instance, since: u64) {
         let name = self.name_of(id, instance);
         let hostname = instance.private_dns_name.clone();
         let (place, cgroups) = (self.plan.place.clone(), self.cgroups.clone());
@@ -202,7 +206,8 @@ impl Launcher {
                 tracing::info!(instance = id, node = name, "node started");
                 let launched = Launched {
                     node,
-                    agent_started: false,
+                    since,
+                    plugged: false,
                     forward: None,
                     leaving: None,
                 };
@@ -257,9 +262,10 @@ impl Launcher {
         Ok(())
     }
 
-    async fn start_agents(&mut self) {
-        for launched in self.nodes.values_mut().filter(|n| !n.agent_started) {
-            launched.agent_started = true;
+    async fn start_agents(&mut self, version: u64) {
+        let due = |n: &Launched| !n.plugged && n.since <= version;
+        for launched in self.nodes.values_mut().filter(|n| due(n)) {
+            launched.plugged = true;
             let name = launched.node.name().to_owned();
             let wanted = self.plan.agents.get(&name).cloned().unwrap_or_default();
             if let Err(error) = start_agent(launched, &wanted, &self.plan.program).await {
@@ -298,7 +304,7 @@ impl Launcher {
         }
     }
 
-    /// Tells the daemon which nodes there are.
+    /// Tells the daemon which nodes there are: those whose links are there.
     fn publish(&self, desired: &vpcsim::Desired) {
         let address = |id: &str| {
             let at = desired
@@ -307,7 +313,8 @@ impl Launcher {
                 .find(|(_, at)| at.host == id && at.device == 0)?;
             Some(desired.world.enis.get(at.0)?.addresses.first()?.address)
         };
-        let staying = self.nodes.iter().filter(|(_, n)| n.leaving.is_none());
+        let there = |n: &Launched| n.plugged && n.leaving.is_none();
+        let staying = self.nodes.iter().filter(|(_, n)| there(n));
         let nodes: BTreeMap<String, NodeState> = staying
             .map(|(id, n)| {
                 let state = NodeState {
