@@ -1,4 +1,4 @@
-//! The lab's own surface beside the API: the knobs as JSON.
+//! The lab's own surface beside the API: the knobs and the count of calls, as JSON.
 
 use axum::extract::State as Extract;
 use axum::http::StatusCode;
@@ -10,7 +10,15 @@ use super::knobs::Knobs;
 use super::sim::Sim;
 
 pub(super) fn router() -> Router<Sim> {
-    Router::new().route("/_lab/knobs", get(read).put(write))
+    Router::new()
+        .route("/_lab/knobs", get(read).put(write))
+        .route("/_lab/calls", get(calls))
+}
+
+/// How often each caller (ARN) called each action since the start, refused calls included.
+async fn calls(Extract(sim): Extract<Sim>) -> impl IntoResponse {
+    let calls = sim.core().calls.clone();
+    Json(calls)
 }
 
 async fn read(Extract(sim): Extract<Sim>) -> Json<Knobs> {

@@ -160,6 +160,8 @@ fn admit(sim: &Sim, caller: &Caller, request: &AnyRequest) -> ApiResult<(u64, Op
     let reads = reads(action);
     let mut core = sim.core();
     let core = &mut *core;
+    let calls = core.calls.entry(caller.arn.clone()).or_default();
+    *calls.entry(action).or_default() += 1;
     if let Some(bucket) = core.knobs.bucket(action, reads)
         && !core.buckets.take(&caller.account, action, bucket, now)
     {

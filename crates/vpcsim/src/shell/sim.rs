@@ -62,6 +62,8 @@ pub(super) struct Core {
     history: VecDeque<(Timestamp, Arc<State>)>,
     desired: Option<Arc<Desired>>,
     names: BTreeMap<String, Vec<Ipv4Addr>>,
+    /// Calls that were understood, by caller (ARN) and action.
+    pub(super) calls: BTreeMap<String, BTreeMap<&'static str, u64>>,
 }
 
 impl Core {
@@ -147,6 +149,7 @@ impl Sim {
             history: VecDeque::new(),
             desired: None,
             names: BTreeMap::new(),
+            calls: BTreeMap::new(),
         };
         let sim = Self(Arc::new(Inner {
             core: Mutex::new(core),
