@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use ec2::types::{
     AttributeBooleanValue, CreateLaunchTemplateRequest, CreateNetworkInterfaceRequest,
-    LaunchTemplateSpecification, ModifyNetworkInterfaceAttributeRequest, RequestLaunchTemplateData,
-    RunInstancesRequest,
+    LaunchTemplateIamInstanceProfileSpecificationRequest, LaunchTemplateSpecification,
+    ModifyNetworkInterfaceAttributeRequest, RequestLaunchTemplateData, RunInstancesRequest,
 };
 
 use super::{Builder, BuiltHost, BuiltNode, id, named, said};
@@ -15,6 +15,9 @@ use crate::topology::{Host, HostKind, Node};
 
 /// Images are not modelled; RunInstances wants one.
 const IMAGE: &str = "ami-0b1a2c3d4e5f60718";
+
+/// The role of every node: where its agent's credentials come from, as on EKS.
+const NODE_ROLE: &str = "branchline-node";
 
 impl Builder<'_> {
     pub(super) async fn hosts(&mut self) -> Result<(), Error> {
@@ -85,6 +88,10 @@ impl Builder<'_> {
             let vpc = self.vpc_of(&node.subnet.value);
             let data = RequestLaunchTemplateData {
                 image_id: Some(IMAGE.to_owned()),
+                iam_instance_profile: Some(LaunchTemplateIamInstanceProfileSpecificationRequest {
+                    name: Some(NODE_ROLE.to_owned()),
+                    ..Default::default()
+                }),
                 instance_type: Some(node.instance_type.clone()),
                 security_group_ids: self
                     .group_ids(vpc, node.groups.iter().map(|g| &g.value))
