@@ -3,6 +3,7 @@
 # Nothing is staged: the plugin, the agent, the EC2 API and the packets are the product's own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+root=$PWD
 bin=${BRANCHLINE_BIN:-target/release}
 [ "$(id -u)" = 0 ] || { echo "make demo needs root: it makes network namespaces" >&2; exit 1; }
 export PATH="$(cd "$bin" && pwd):$PATH" BRANCHLINE_LAB="demo-$$"
@@ -38,7 +39,7 @@ ping_last() { must "$1" branchline ping node/ip-10-0-1-11 rds/orders:5432 >"$aft
 eni() { branchline who-is node/ip-10-0-1-11 -o json | json "[e['id'] for e in d['enis'] if e['device'] == $1][0]"; }
 sg() { branchline who-is "sg/$1" -o json | json "d['group'].split('(')[1].rstrip(')')"; }
 json() { python3 -c "import json,sys; d = json.load(sys.stdin); print($1)"; }
-aws() { .venv/bin/aws "$@"; }
+aws() { "$root/.venv/bin/aws" "$@"; }
 
 say "1  A VPC on this machine: two subnets, a database, a t3.medium with our agent"
 show branchline lab up -f scenarios/rds/topology.yaml
