@@ -1,5 +1,7 @@
 //! The nft text of small worlds, as snapshots: what a change of the compiler does to it is seen in review.
 
+#![allow(clippy::unwrap_used, reason = "in test code a panic is the report")]
+
 mod bed;
 
 use std::collections::BTreeSet;

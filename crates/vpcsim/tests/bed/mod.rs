@@ -94,7 +94,33 @@ impl Bed {
             let responder = Responder::start(&ns, &addresses);
             bed.hosts.insert(eni.id.clone(), Host { ns, responder });
         }
+        bed.settle();
         bed
+    }
+
+    /// Waits until every host can talk to its router. The kernel starts a link some time after it is up
+    /// (link_watch.c), which on a busy machine is longer than a probe waits for its answer.
+    pub fn settle(&self) {
+        let world = &self.desired.world;
+        let unsettled = |(id, host): &(&EniId, &Host)| {
+            let eni = &world.enis[*id];
+            let router = topology::nth(world.subnets[&eni.subnet].cidr, 1);
+            let packet = flowset::Packet::ping(eni.primary().unwrap(), router);
+            let probe = Probe {
+                packet,
+                spoofed: false,
+            };
+            !probe::send(
+                &host.ns,
+                &[(self.asked.fetch_add(1, Ordering::Relaxed), probe)],
+            )[0]
+        };
+        for _ in 0..20 {
+            if self.hosts.iter().filter(unsettled).count() == 0 {
+                return;
+            }
+        }
+        panic!("hosts without a way to their router");
     }
 
     /// The pin of a namespace of the fabric.

@@ -217,6 +217,10 @@ pub fn send(ns: &NetNs, probes: &[(u32, Probe)]) -> Vec<bool> {
                 }
             }
             if waiting.is_empty() {
+                // Nothing answers a spoofed packet; it may still be on its way.
+                if probes.iter().any(|(_, probe)| probe.spoofed) {
+                    std::thread::sleep(left);
+                }
                 break;
             }
             if poll(&mut waiting, Some(&left.try_into().unwrap())).unwrap_or(0) == 0 {

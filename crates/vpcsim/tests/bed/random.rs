@@ -284,12 +284,13 @@ pub fn probe(rng: &mut Rng, world: &World, number: u16) -> (EniId, Probe) {
     let (port, source_port) = (rng.pick(&PORTS), 40000 + number);
     let spoofed = rng.tenths(1);
     if spoofed {
-        // An address of nobody's, or of another host's.
+        // An address of nobody's, or of a third host's: a host refuses packets from itself.
         let nobody = Ipv4Addr::new(10, src.octets()[1], src.octets()[2], 99);
-        src = if rng.tenths(5) {
+        let third = rng.pick(&others);
+        src = if rng.tenths(5) || third.id == to.id {
             nobody
         } else {
-            rng.pick(&others).primary().unwrap()
+            third.primary().unwrap()
         };
     }
     let packet = match rng.below(5) {
