@@ -214,6 +214,7 @@ pub fn set_agent_env(
 /// When nothing of that name ever wrote.
 pub fn log_of(place: &Place, name: &str) -> Result<PathBuf, Error> {
     let mut found = vec![
+        place.agent_log(name),
         place.node_dir(name).join("agent.log"),
         place.dir().join(format!("host-{name}.log")),
     ];

@@ -23,6 +23,8 @@ use crate::sys;
 const HOST: &str = "/run/host";
 /// Where a node sees its own directory of the lab.
 pub(crate) const SELF: &str = "/run/branchline-node";
+/// Where the stack's logs are, in the node's own directory.
+pub(crate) const STACK_LOGS: &str = "aws-routed-eni";
 /// Where a node pins its pods' network namespaces.
 pub(crate) const POD_NETNS: &str = "/run/netns";
 
@@ -77,6 +79,10 @@ pub(crate) fn enter_node(
     for dir in OWN {
         fs::create_dir_all(dir).at(dir)?;
     }
+    // The stack's logs can be read from outside, and outlive the node.
+    let logs = Path::new(SELF).join(STACK_LOGS);
+    fs::create_dir_all(&logs).at(&logs)?;
+    mount_bind(&logs, "/var/log/aws-routed-eni").at(&logs)?;
     proc_and_sys()?;
     cgroups.remount()
 }

@@ -120,6 +120,14 @@ impl Place {
         self.nodes_dir().join(node)
     }
 
+    /// The log that a node's agent writes.
+    #[must_use]
+    pub fn agent_log(&self, node: &str) -> PathBuf {
+        self.node_dir(node)
+            .join(crate::mounts::STACK_LOGS)
+            .join("ipamd.log")
+    }
+
     /// The socket on which a node takes orders.
     #[must_use]
     pub fn node_socket(&self, node: &str) -> PathBuf {

@@ -386,8 +386,15 @@ async fn ready(
                 break;
             }
             if begun.elapsed() > AGENT_PATIENCE {
-                let log = place.node_dir(&name).join("agent.log");
-                let said = tail(&fs::read_to_string(log).unwrap_or_default());
+                let logs = [
+                    place.node_dir(&name).join("agent.log"),
+                    place.agent_log(&name),
+                ];
+                let log: String = logs
+                    .iter()
+                    .map(|l| fs::read_to_string(l).unwrap_or_default())
+                    .collect();
+                let said = tail(&log);
                 return Err(Error::NodeNotReady { node: name, said });
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
