@@ -82,6 +82,19 @@ fn corners() -> (World, Vec<Case>) {
     b.subnet("b2", "b", "10.1.2.0/24", "b", "b")
         .eni("peer", "b2", "10.1.2.10", &["open"]);
     b.eni("member", "c1", "10.2.1.10", &["member"]);
+    // Behind the peer, with every route that a careless network would need.
+    b.vpc("d", "10.3.0.0/16")
+        .peering("bd", "b", "d", PeeringStatus::Active);
+    b.subnet("d1", "d", "10.3.1.0/24", "d", "d");
+    b.route("a", "10.3.0.0/16", through("pcx-ab"), RouteState::Active);
+    b.route("b", "10.3.0.0/16", through("pcx-bd"), RouteState::Active);
+    b.route("d", "10.0.0.0/16", through("pcx-bd"), RouteState::Active);
+    b.group(
+        "behind",
+        "d",
+        vec![egress("all", "0.0.0.0/0"), ingress("all", "0.0.0.0/0")],
+    );
+    b.eni("behind", "d1", "10.3.1.10", &["behind"]);
     let address = |text: &str| text.parse().unwrap();
     let (liar, victim) = (address("10.0.1.10"), address("10.0.1.20"));
     let network = Network::new(&b.world);
@@ -109,6 +122,11 @@ fn corners() -> (World, Vec<Case>) {
         case("eni-liar", Packet::icmp(liar, victim, 8, 0), false),
         case("eni-liar", Packet::icmp(liar, victim, 8, 1), false),
         case("eni-peer", Packet::udp(peer, 40002, victim, 5432), false),
+        case(
+            "eni-liar",
+            Packet::udp(liar, 40004, address("10.3.1.10"), 80),
+            false,
+        ),
         case("eni-peer", Packet::udp(nobody, 40003, liar, 80), true),
     ];
     (b.world, cases)
