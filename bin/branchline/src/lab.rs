@@ -136,6 +136,9 @@ enum PodCommand {
         /// How many, all at once.
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         count: Option<u32>,
+        /// Seconds for which the network is tried again when a plugin asks for that, as kubelet does.
+        #[arg(long, default_value_t = 5)]
+        retry: u64,
         /// The command.
         #[arg(last = true, required = true)]
         command: Vec<String>,
@@ -369,10 +372,12 @@ fn pod(place: &Place, command: PodCommand) -> anyhow::Result<ExitCode> {
             node,
             namespace,
             count,
+            retry,
             command,
         } => {
             let names = pod_names(&name, namespace.as_deref(), count)?;
-            for outcome in client::run_pods(place, &names, node.as_deref(), &command)? {
+            let retry = Duration::from_secs(retry);
+            for outcome in client::run_pods(place, &names, node.as_deref(), &command, retry)? {
                 match outcome {
                     Ok(p) => {
                         let address = p.status.address.map_or("-".to_owned(), |a| a.to_string());

@@ -84,12 +84,14 @@ pub fn run_pods(
     names: &[PodName],
     node: Option<&str>,
     command: &[String],
+    retry: Duration,
 ) -> Result<Vec<Result<Placed, Error>>, Error> {
     let nodes = spread(place, names.len(), node)?;
     let one = |name: &PodName, node: &str| {
         let order = RunPod {
             pod: name.clone(),
             command: command.to_vec(),
+            retry_ms: millis(retry),
         };
         match ask(&place.node_socket(node), &Request::RunPod(order))? {
             Answer::Pod(status) => Ok(Placed {
@@ -109,6 +111,10 @@ pub fn run_pods(
         done.map(|r| r.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     }))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// On which node each of `count` pods goes.
@@ -167,10 +173,9 @@ pub fn node_of(place: &Place, pod: &PodName) -> Result<String, Error> {
 /// When there is no such pod or its network cannot be removed.
 pub fn delete_pod(place: &Place, pod: &PodName, grace: Duration) -> Result<(), Error> {
     let node = node_of(place, pod)?;
-    let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
     let order = Request::DeletePod {
         pod: pod.clone(),
-        grace_ms,
+        grace_ms: millis(grace),
     };
     ask(&place.node_socket(&node), &order).map(drop)
 }

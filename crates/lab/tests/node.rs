@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::process::Command;
-
 use common::{Lab, machine, require_root};
 use lab::cgroup::Cgroups;
 use lab::node::{Answer, Node, PodName, Request, RunPod};
@@ -73,6 +71,7 @@ fn a_node_has_its_own_of_everything_and_leaves_nothing() {
     let order = RunPod {
         pod: "p".parse().unwrap(),
         command: vec!["true".to_owned()],
+        retry_ms: 0,
     };
     let error = node.ask(&Request::RunPod(order)).unwrap_err().to_string();
     assert!(error.contains("there is no CNI configuration"), "{error}");
@@ -109,5 +108,4 @@ fn names_of_pods_survive_their_cgroup() {
     assert_eq!(PodName::from_leaf(&name.leaf()), Some(name));
     assert!("Default/x".parse::<PodName>().is_err());
     assert_eq!("x".parse::<PodName>().unwrap().to_string(), "default/x");
-    assert!(Command::new("true").status().unwrap().success());
 }

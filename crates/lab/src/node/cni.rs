@@ -64,6 +64,22 @@ pub(super) struct Attachment {
     pub(super) args: String,
 }
 
+/// "Try again later" (CNI specification, "Error").
+const TRY_AGAIN: u64 = 11;
+
+impl CniError {
+    /// Whether the plugin asked for another attempt.
+    pub(super) fn asks_to_try_again(&self) -> bool {
+        matches!(
+            self,
+            Self::Plugin {
+                code: TRY_AGAIN,
+                ..
+            }
+        )
+    }
+}
+
 /// The interface that every pod gets.
 const IFNAME: &str = "eth0";
 

@@ -11,7 +11,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kernel::{NetNs, Socket};
 use rustix::process::{Pid, Signal, kill_process};
@@ -25,6 +25,9 @@ use crate::error::{Error, IoContext as _};
 use crate::mounts;
 use crate::procs::{Procs, Started};
 use crate::sys;
+
+/// Pause between two attempts at a pod's network.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Why an order about a pod was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -87,8 +90,9 @@ impl Runtime {
     /// Starts a pod and returns once its command runs.
     pub(super) fn run(self: &Arc<Self>, order: RunPod) -> Result<PodStatus, PodError> {
         let name = order.pod.clone();
+        let patience = Duration::from_millis(order.retry_ms);
         let attachment = self.reserve(order)?;
-        match self.start(&name, &attachment) {
+        match self.start_patiently(&name, &attachment, patience) {
             Ok(started) => {
                 let status = self.status_of(&name)?;
                 let (runtime, name) = (Arc::clone(self), name);
@@ -232,6 +236,27 @@ impl Runtime {
         };
         pods.insert(order.pod, pod);
         Ok(attachment)
+    }
+
+    /// As kubelet does: a plugin that says "try again later" is tried again.
+    fn start_patiently(
+        &self,
+        name: &PodName,
+        at: &Attachment,
+        patience: Duration,
+    ) -> Result<Started, PodError> {
+        let begun = Instant::now();
+        loop {
+            match self.start(name, at) {
+                Err(PodError::Network { source, .. })
+                    if source.asks_to_try_again() && begun.elapsed() < patience =>
+                {
+                    tracing::info!(pod = %name, %source, "trying again");
+                    std::thread::sleep(RETRY);
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Network, then process. What was made is unmade when a later step fails.

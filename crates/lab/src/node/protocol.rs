@@ -100,6 +100,8 @@ pub struct RunPod {
     pub pod: PodName,
     /// What to run in it.
     pub command: Vec<String>,
+    /// For how many milliseconds the network is tried again when a plugin asks for that (code 11).
+    pub retry_ms: u64,
 }
 
 /// An order.
