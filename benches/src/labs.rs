@@ -95,6 +95,16 @@ pub(crate) fn command(paths: &Paths) -> anyhow::Result<()> {
     lab.run([
         "lab", "pod", "run", "api", "--count", "15", "--", "sleep", "infinity",
     ])?;
+    row("one node, 15 pods", &why(&lab)?, Goal::None);
+    lab.down()?;
+    let lab = Lab::up(&paths.bin, &paths.topology("large.yaml"))?;
+    lab.inside(STORY_NODE, &["fill", "735"])?;
+    let hundred = Goal::AtMost(Duration::from_millis(100));
+    row("one node, 735 pods", &why(&lab)?, hundred);
+    lab.down().map(drop)
+}
+
+fn why(lab: &Lab) -> anyhow::Result<Samples> {
     let env = lab.env()?;
     let mut samples = Samples::default();
     for _ in 0..20 {
@@ -110,8 +120,7 @@ pub(crate) fn command(paths: &Paths) -> anyhow::Result<()> {
             output.status
         );
     }
-    row("one node, 15 pods", &samples, Goal::None);
-    lab.down().map(drop)
+    Ok(samples)
 }
 
 pub(crate) fn idle(paths: &Paths) -> anyhow::Result<()> {

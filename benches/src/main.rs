@@ -12,6 +12,7 @@ mod runtime;
 mod why;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -65,6 +66,7 @@ enum Inside {
     OneByOne { floor: PathBuf },
     AtOnce { floor: PathBuf },
     Grow { count: u32, ec2_ms: u64 },
+    Fill { count: u32 },
 }
 
 impl From<Where> for Paths {
@@ -77,12 +79,22 @@ impl From<Where> for Paths {
     }
 }
 
-fn main() -> anyhow::Result<()> {
-    let part = Arguments::parse().part;
+fn main() -> ExitCode {
+    match measure(Arguments::parse().part) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(part: Part) -> anyhow::Result<()> {
     if let Part::Node(inside) = part {
         return match inside {
             Inside::OneByOne { floor } => node::one_by_one(&floor),
             Inside::AtOnce { floor } => node::at_once(&floor),
+            Inside::Fill { count } => node::fill(count),
             Inside::Grow { count, ec2_ms } => node::grow(count, Duration::from_millis(ec2_ms)),
         };
     }

@@ -172,6 +172,17 @@ pub(crate) fn grow(count: u32, ec2: Duration) -> anyhow::Result<()> {
     pods.iter().try_for_each(|pod| runtime.del(pod).map(drop))
 }
 
+/// Fills the node with pods that stay until the node ends.
+pub(crate) fn fill(count: u32) -> anyhow::Result<()> {
+    let runtime = Runtime::load()?;
+    for mut pod in fresh("stay", 0, count)? {
+        runtime.add(&mut pod)?;
+        // Its namespace stays pinned in the node's own mounts.
+        std::mem::forget(pod);
+    }
+    Ok(())
+}
+
 fn fresh(what: &str, round: u32, count: u32) -> anyhow::Result<Vec<Pod>> {
     (0..count)
         .map(|n| Pod::new(&format!("{what}-{round}-{n}")))

@@ -61,8 +61,8 @@ fn answer(inputs: &Inputs, pods: usize) -> anyhow::Result<String> {
     Ok(advice::text::render(inputs, &answer, &advice)?)
 }
 
-/// The story of the article with so many pods, on as many interfaces as they need, one type of
-/// instance larger than any there is.
+/// The story of the article with so many pods, on as many interfaces as they need: 1,000 pods are
+/// about a third of what the largest instances take (p5.48xlarge: 64 interfaces).
 fn grown(pods: usize) -> anyhow::Result<Value> {
     let mut story: Value = serde_json::from_str(STORY)?;
     let enis = pods.div_ceil(PER_ENI).max(3);
