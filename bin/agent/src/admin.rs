@@ -22,10 +22,10 @@ const METRICS: &str = "0.0.0.0:61678";
 /// Binds what the settings ask for and serves it. A port that is taken is named and does not keep
 /// pods from their addresses.
 pub(crate) async fn start(settings: &Admin, owner: &mpsc::Sender<Message>) {
-    if let Some(address) = &settings.introspection {
-        if let Err(error) = introspection(address, owner.clone()).await {
-            tracing::error!("introspection is not served: {error:#}");
-        }
+    if let Some(address) = &settings.introspection
+        && let Err(error) = introspection(address, owner.clone()).await
+    {
+        tracing::error!("introspection is not served: {error:#}");
     }
     if settings.metrics {
         match TcpListener::bind(METRICS).await {

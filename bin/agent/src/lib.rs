@@ -50,7 +50,6 @@ pub fn addresses(environment: impl Iterator<Item = (OsString, OsString)>) -> Exi
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            eprintln!("branchline-agent: {error:#}");
             ExitCode::FAILURE
         }
     }

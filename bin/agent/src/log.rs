@@ -43,6 +43,7 @@ pub(crate) fn start(logs: &Logs) {
     };
     let layer = Lines {
         level,
+        in_file: matches!(sink, Sink::File { .. }),
         sink: Mutex::new(sink),
     };
     if Registry::default().with(layer).try_init().is_err() {
@@ -83,10 +84,11 @@ impl Sink {
                 file,
                 written,
             } => {
-                if *written > ROTATE_AT && rotate(path).is_ok() {
-                    if let Ok((fresh, length)) = open(path) {
-                        (*file, *written) = (fresh, length);
-                    }
+                if *written > ROTATE_AT
+                    && rotate(path).is_ok()
+                    && let Ok((fresh, length)) = open(path)
+                {
+                    (*file, *written) = (fresh, length);
                 }
                 *written += line.len() as u64;
                 file.write_all(line.as_bytes())
@@ -103,6 +105,7 @@ fn rotate(path: &Path) -> io::Result<()> {
 
 struct Lines {
     level: Level,
+    in_file: bool,
     sink: Mutex<Sink>,
 }
 
@@ -120,6 +123,10 @@ impl<S: Subscriber> Layer<S> for Lines {
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let line = line(event, Timestamp::now());
+        // What matters is also where `kubectl logs` finds it; the rest is in the file only.
+        if *event.metadata().level() <= Level::WARN && self.in_file {
+            let _ = io::stderr().write_all(line.as_bytes());
+        }
         self.sink
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

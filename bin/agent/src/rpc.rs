@@ -165,7 +165,6 @@ impl Node for Backend {
     }
 }
 
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn key(network: String, container: String, ifname: String) -> Result<Key, Status> {
     if container.is_empty() || ifname.is_empty() {
         return Err(Status::invalid_argument(

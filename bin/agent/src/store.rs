@@ -51,8 +51,8 @@ pub(crate) enum Error {
     Twice {
         path: PathBuf,
         address: Ipv4Addr,
-        first: Key,
-        second: Key,
+        first: Box<Key>,
+        second: Box<Key>,
     },
     #[error("{}: {key} has an IPv6 address, which is not built yet", path.display())]
     Ipv6 { path: PathBuf, key: Key },
@@ -282,8 +282,8 @@ fn check_unique(path: &Path, found: &Recovered) -> Result<(), Error> {
             return Err(Error::Twice {
                 path: path.to_owned(),
                 address: allocation.address,
-                first: first.clone(),
-                second: allocation.key.clone(),
+                first: Box::new(first.clone()),
+                second: Box::new(allocation.key.clone()),
             });
         }
     }

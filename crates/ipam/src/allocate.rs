@@ -139,9 +139,7 @@ pub(crate) fn refuse(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
         if waiting.deadline <= now {
             return Some(late.clone().unwrap_or_else(|| outlook.reason(waiting)));
         }
-        let Some(behind) = place.checked_sub(coming) else {
-            return None;
-        };
+        let behind = place.checked_sub(coming)?;
         let rested_in_time = rests.get(behind).is_some_and(|at| *at < waiting.deadline);
         match &outlook {
             _ if rested_in_time => None,

@@ -1,5 +1,6 @@
 //! Events: each is taken in by the part of the pool that it concerns.
 
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use crate::effect::{Call, Effect, OpId};
@@ -48,11 +49,11 @@ pub(crate) fn take(pool: &mut Pool, event: Event, now: Millis, effects: &mut Vec
 /// A pod that had its address before the agent started. The second of two with one address is
 /// left out: the shell refuses such a checkpoint, this only keeps the invariant.
 fn recover(pool: &mut Pool, allocation: Allocation) {
-    if !pool.by_address.contains_key(&allocation.address) {
-        pool.by_address
-            .insert(allocation.address, allocation.key.clone());
-        pool.allocations.insert(allocation.key.clone(), allocation);
-    }
+    let Entry::Vacant(address) = pool.by_address.entry(allocation.address) else {
+        return;
+    };
+    address.insert(allocation.key.clone());
+    pool.allocations.insert(allocation.key.clone(), allocation);
 }
 
 fn answered(

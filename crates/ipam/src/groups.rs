@@ -21,6 +21,7 @@ pub(crate) fn imds(pool: &mut Pool, seen: BTreeMap<EniId, ImdsEni>) {
         pool.groups.imds = seen;
         pool.groups.disagreement = Backoff::default();
     }
+    pool.groups.imds_is_news = true;
 }
 
 pub(crate) fn drive(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
@@ -46,9 +47,12 @@ pub(crate) fn drive(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
     }
 }
 
-/// Metadata shows other groups, or other interfaces, than we believe: EC2 is asked, again and
-/// again with growing pauses as long as that lasts, since either side may lag.
+/// Metadata, just read, shows other groups or other interfaces than we believe: EC2 is asked,
+/// again and again with growing pauses as long as that lasts, since either side may lag.
 fn ask_when_metadata_disagrees(pool: &mut Pool, now: Millis) {
+    if !std::mem::take(&mut pool.groups.imds_is_news) {
+        return;
+    }
     let attached = |eni: &&Eni| eni.device.is_some() && !eni.stage.is_leaving();
     let seen = &pool.groups.imds;
     let other_groups = pool.enis.values().filter(attached).any(|eni| {

@@ -47,11 +47,16 @@ pub fn step(pool: &mut Pool, event: Event, now: Millis) -> Vec<Effect> {
     let now = pool.advance(now);
     let mut effects = Vec::new();
     answers::take(pool, event, now, &mut effects);
+    if pool.is_working() {
+        // Before pods are served: it may bring an interface into service.
+        lifecycle::drive(pool, now, &mut effects);
+    }
     allocate::serve(pool, now, &mut effects);
     if pool.is_working() {
-        lifecycle::drive(pool, now, &mut effects);
         groups::drive(pool, now, &mut effects);
         grow::plan(pool, now, &mut effects);
+        // Growing may have kept an interface that was about to go.
+        allocate::serve(pool, now, &mut effects);
         shrink::plan(pool, now, &mut effects);
     }
     if !pool.is_draining() {

@@ -24,13 +24,12 @@ pub(crate) fn drive(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
         let Some(eni) = pool.enis.get(&id) else {
             continue;
         };
-        if eni.retry.open(now) {
-            if let Some((stage, call)) = next_call(pool, eni) {
-                if let Some(eni) = pool.enis.get_mut(&id) {
-                    eni.enter(stage, now);
-                }
-                pool.call(call, effects);
+        let next = eni.retry.open(now).then(|| next_call(pool, eni)).flatten();
+        if let Some((stage, call)) = next {
+            if let Some(eni) = pool.enis.get_mut(&id) {
+                eni.enter(stage, now);
             }
+            pool.call(call, effects);
         }
         protect(pool, &id, now, effects);
     }

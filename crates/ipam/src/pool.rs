@@ -206,6 +206,8 @@ pub(crate) struct Groups {
     /// The primary interface's, as EC2 last showed them.
     pub(crate) primary: Vec<SgId>,
     pub(crate) imds: BTreeMap<EniId, ImdsEni>,
+    /// It was read and not compared yet.
+    pub(crate) imds_is_news: bool,
     /// Why the last attempt to set groups failed.
     pub(crate) trouble: Option<Failure>,
     /// Interfaces whose groups were set since EC2 last showed them.
@@ -579,7 +581,6 @@ impl Pool {
             times.push(self.show.next_sweep);
             times.extend([self.assign.retry.until, self.create.retry.until]);
             times.extend(self.births.iter().map(|b| b.retry.until));
-            times.push(self.groups.disagreement.until);
             times.extend(self.show.recheck);
             times.extend(
                 self.surplus_since

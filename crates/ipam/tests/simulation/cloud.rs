@@ -380,7 +380,8 @@ impl Cloud {
         }
         match call {
             Call::Unassign { eni, addresses } => {
-                if let Some(eni) = self.enis.get_mut(eni) {
+                let holds = |eni: &&mut CloudEni| eni.view.secondary.contains(&addresses[0]);
+                if let Some(eni) = self.enis.get_mut(eni).filter(holds) {
                     eni.view.secondary.retain(|a| *a != addresses[0]);
                     self.free.insert(addresses[0]);
                 }

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use ipam::{
     Allocation, Answer, Call, Config, Effect, Event, Failure, Key, Millis, NodeFacts, OpId, Pod,
-    Pool, Record, Reply, Ticket, step,
+    Pool, Record, Refusal, Reply, Ticket, step,
 };
 use vpc::facts::SgId;
 
@@ -113,6 +113,10 @@ impl World {
                     }
                     Reply::Released(_) => {}
                     Reply::Refused(refusal) => {
+                        let free = self.pool.counts().available;
+                        let ceiling =
+                            matches!(refusal, Refusal::Limit { .. } | Refusal::SubnetFull { .. });
+                        assert!(!ceiling || free == 0, "{free} free, but refused: {refusal}");
                         let text = format!("{refusal:?}");
                         let name = text.split([' ', '{']).next().unwrap_or_default().to_owned();
                         *self.refused.entry(name).or_default() += 1;
