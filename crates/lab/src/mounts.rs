@@ -52,17 +52,11 @@ const OWN: [&str; 7] = [
 const POD_RUN: &str = "/run/.pod";
 
 /// Builds a node's view. The caller is the node's first process, alone in fresh mount, network and
-/// cgroup namespaces. `node_dir` is the node's directory in the lab, `labs` the parent of all labs,
-/// whose mounts (pinned namespaces) must not live on in the node.
+/// cgroup namespaces; `node_dir` is the node's directory in the lab.
 ///
 /// Returns the node's own view of the cgroups.
-pub(crate) fn enter_node(
-    node_dir: &Path,
-    labs: &Path,
-    cgroups: &Cgroups,
-) -> Result<Cgroups, Error> {
+pub(crate) fn enter_node(node_dir: &Path, cgroups: &Cgroups) -> Result<Cgroups, Error> {
     sys::own_mounts()?;
-    sys::unmount_below(labs)?;
     // Opened before /run is covered: the directory normally lies under it.
     let dir = rustix::fs::open(node_dir, OFlags::PATH | OFlags::DIRECTORY, Mode::empty());
     let dir = dir.at(node_dir)?;
@@ -91,7 +85,6 @@ pub(crate) fn enter_node(
 /// namespaces copied from a node's.
 pub(crate) fn enter_pod() -> Result<(), Error> {
     sys::own_mounts()?;
-    sys::unmount_below(Path::new(POD_NETNS))?;
     tmpfs(POD_RUN)?;
     let host = Path::new(POD_RUN).join("host");
     fs::create_dir(&host).at(&host)?;

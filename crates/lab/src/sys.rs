@@ -16,6 +16,8 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::error::{Error, IoContext as _};
 
+const MOUNTS: &str = "/proc/self/mountinfo";
+
 /// Gives the calling thread namespaces of its own. `FILES` must not be among the flags.
 pub(crate) fn unshare(flags: UnshareFlags) -> Result<(), Error> {
     debug_assert!(!flags.contains(UnshareFlags::FILES));
@@ -50,14 +52,29 @@ pub(crate) fn spawn(command: &mut Command) -> Result<Child, Error> {
 }
 
 /// Cuts the calling thread's mounts off from everybody else's. After [`UnshareFlags::NEWNS`].
+///
+/// The copy holds every namespace that is pinned on the machine; they are let go, or none of them
+/// could end while this copy lives.
 pub(crate) fn own_mounts() -> Result<(), Error> {
     let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change("/", flags).doing("make the mounts private")
+    mount_change("/", flags).doing("make the mounts private")?;
+    let text = fs::read_to_string(MOUNTS).at(MOUNTS)?;
+    let pins = text.lines().rev().filter(|line| line.contains(" - nsfs "));
+    pins.filter_map(|line| line.split(' ').nth(4))
+        .try_for_each(|p| detach(&unescape(p)))
+}
+
+fn detach(point: &Path) -> Result<(), Error> {
+    match unmount(point, UnmountFlags::DETACH) {
+        // Gone with a mount it was in.
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+        Err(e) => Err(e).at(point),
+    }
 }
 
 /// All mount points below a path, the latest first.
 pub(crate) fn mounts_below(top: &Path) -> Result<Vec<std::path::PathBuf>, Error> {
-    let text = fs::read_to_string("/proc/self/mountinfo").at("/proc/self/mountinfo")?;
+    let text = fs::read_to_string(MOUNTS).at(MOUNTS)?;
     let points = text
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
@@ -86,14 +103,9 @@ fn unescape(text: &str) -> std::path::PathBuf {
 
 /// Lazily unmounts everything below a path.
 pub(crate) fn unmount_below(top: &Path) -> Result<(), Error> {
-    for point in mounts_below(top)? {
-        match unmount(&point, UnmountFlags::DETACH) {
-            // Gone with a mount it was in.
-            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
-            Err(e) => return Err(e).at(&point),
-        }
-    }
-    Ok(())
+    mounts_below(top)?
+        .iter()
+        .try_for_each(|point| detach(point))
 }
 
 /// Fails with a clear message when the process is not root.

@@ -1,4 +1,8 @@
 //! A whole lab from the command line: up, play, down, and every way in which that goes wrong.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test may panic as the test may"
+)]
 
 mod common;
 
@@ -40,6 +44,14 @@ fn greeting(lab: &Lab) -> String {
 
 fn signal(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+/// Kills a lab's daemon and waits until it is gone.
+fn kill(state: &State) {
+    signal(state.daemon.pid, Signal::KILL);
+    while state.daemon.is_alive() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
 }
 
 fn assert_nothing_left(lab: &Lab, before: &str) {
@@ -105,10 +117,7 @@ fn a_killed_lab_goes_on_and_down_removes_it() {
     let (output, told) = up(&lab, &bare());
     assert!(output.status.success(), "{told}");
     let state = State::of_running(&lab.place).unwrap();
-    signal(state.daemon.pid, Signal::KILL);
-    while state.daemon.is_alive() {
-        std::thread::yield_now();
-    }
+    kill(&state);
     assert!(
         greeting(&lab).starts_with("orders "),
         "packets do not need the daemon"
@@ -124,10 +133,7 @@ fn a_killed_lab_goes_on_and_down_removes_it() {
 
     // The same, with `up` as the one that finds the remains.
     up(&lab, &bare());
-    signal(
-        State::of_running(&lab.place).unwrap().daemon.pid,
-        Signal::KILL,
-    );
+    kill(&State::of_running(&lab.place).unwrap());
     let (output, told) = up(&lab, &bare());
     assert!(output.status.success(), "{told}");
     assert!(told.contains("removing what is left"), "{told}");

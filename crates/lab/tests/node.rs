@@ -1,4 +1,8 @@
 //! A node from start to end, on this machine, as root.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test may panic as the test may"
+)]
 
 mod common;
 

@@ -48,9 +48,11 @@ pub fn init(spec: &Path) -> Result<(), Error> {
     let orders = UnixListener::bind(&socket).at(&socket)?;
     let logs = spec.dir.join("logs");
     std::fs::create_dir_all(&logs).at(&logs)?;
-    let cgroups = mounts::enter_node(&spec.dir, &spec.labs, &machine)?;
+    let cgroups = mounts::enter_node(&spec.dir, &machine)?;
     let lo = "lo".parse().expect("a valid link name");
     Socket::open()?.set_up(&lo, true)?;
+    // Nobody in the stack sets it: the images of EKS nodes do.
+    kernel::sysctl::write_here("ipv4/ip_forward", "1")?;
 
     let procs = Procs::default();
     let reaper = procs.clone();

@@ -47,7 +47,6 @@ impl Node {
             hostname: hostname.to_owned(),
             netns: netns.clone(),
             dir: dir.clone(),
-            labs: place.parent().to_owned(),
             cgroup: group,
             program: program.to_owned(),
         };

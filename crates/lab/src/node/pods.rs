@@ -37,11 +37,11 @@ pub(super) enum PodError {
     #[error("no pod {0} on this node")]
     Unknown(PodName),
     #[error("pod {pod}: the network is not as it was made: {source}")]
-    Check { pod: PodName, source: CniError },
+    Check { pod: PodName, source: Box<CniError> },
     #[error("pod {0} has not got its network yet")]
     NoNetwork(PodName),
     #[error("pod {pod}: {source}")]
-    Network { pod: PodName, source: CniError },
+    Network { pod: PodName, source: Box<CniError> },
     #[error("pod {pod}: cannot run '{command}': {why}")]
     Command {
         pod: PodName,
@@ -49,9 +49,9 @@ pub(super) enum PodError {
         why: String,
     },
     #[error("pod {pod}: {source}")]
-    Lab { pod: PodName, source: Error },
-    #[error(transparent)]
-    Gc(#[from] CniError),
+    Lab { pod: PodName, source: Box<Error> },
+    #[error("garbage collection: {0}")]
+    Gc(Box<CniError>),
 }
 
 #[derive(Debug)]
@@ -144,10 +144,7 @@ impl Runtime {
                 drop(pods);
                 // Once more, for the reason itself.
                 let again = conf.map_or(Ok(()), |c| c.del(&self.procs, &at, None));
-                again.map_err(|source| PodError::Network {
-                    pod: name.clone(),
-                    source,
-                })?;
+                again.map_err(|e| network_error(name, e))?;
                 pods = self.lock();
             }
             None => return Err(PodError::Unknown(name.clone())),
@@ -169,9 +166,9 @@ impl Runtime {
         let at = pod.attachment.clone();
         drop(pods);
         conf.check(&self.procs, &at, &result)
-            .map_err(|source| PodError::Check {
+            .map_err(|e| PodError::Check {
                 pod: name.clone(),
-                source,
+                source: Box::new(e),
             })
     }
 
@@ -184,7 +181,8 @@ impl Runtime {
             .map(|p| p.attachment.clone())
             .collect();
         drop(pods);
-        Ok(ConfList::load()?.gc(&self.procs, &valid)?)
+        let collect = || ConfList::load()?.gc(&self.procs, &valid);
+        collect().map_err(|e| PodError::Gc(Box::new(e)))
     }
 
     /// All pods.
@@ -212,10 +210,7 @@ impl Runtime {
         if pods.contains_key(&order.pod) {
             return Err(PodError::Exists(order.pod));
         }
-        let lab = |source| PodError::Lab {
-            pod: order.pod.clone(),
-            source,
-        };
+        let lab = |e| lab_error(&order.pod, e);
         let (container, uid) = (random_hex::<32>().map_err(lab)?, uid().map_err(lab)?);
         let PodName { namespace, name } = &order.pod;
         let attachment = Attachment {
@@ -261,10 +256,7 @@ impl Runtime {
 
     /// Network, then process. What was made is unmade when a later step fails.
     fn start(&self, name: &PodName, at: &Attachment) -> Result<Started, PodError> {
-        let network = |source| PodError::Network {
-            pod: name.clone(),
-            source,
-        };
+        let network = |e| network_error(name, e);
         let conf = ConfList::load().map_err(network)?;
         conf.status(&self.procs).map_err(network)?;
         self.make_netns(name, at)?;
@@ -315,10 +307,7 @@ impl Runtime {
         });
         made.map_err(|e| {
             self.drop_netns(name, at);
-            PodError::Lab {
-                pod: name.clone(),
-                source: e.into(),
-            }
+            lab_error(name, e.into())
         })
     }
 
@@ -337,10 +326,7 @@ impl Runtime {
         at: &Attachment,
         command: Vec<String>,
     ) -> Result<Started, PodError> {
-        let lab = |source| PodError::Lab {
-            pod: name.clone(),
-            source,
-        };
+        let lab = |e| lab_error(name, e);
         let shown = command.first().cloned().unwrap_or_default();
         let leaf = name.leaf();
         self.cgroups.create(Path::new(&leaf)).map_err(lab)?;
@@ -432,6 +418,20 @@ impl Runtime {
                 Err(e) => Phase::Stuck(e.to_string()),
             };
         }
+    }
+}
+
+fn network_error(pod: &PodName, source: CniError) -> PodError {
+    PodError::Network {
+        pod: pod.clone(),
+        source: Box::new(source),
+    }
+}
+
+fn lab_error(pod: &PodName, source: Error) -> PodError {
+    PodError::Lab {
+        pod: pod.clone(),
+        source: Box::new(source),
     }
 }
 

@@ -16,8 +16,6 @@ pub struct NodeSpec {
     pub netns: PathBuf,
     /// Its directory in the lab.
     pub dir: PathBuf,
-    /// The parent of all labs.
-    pub labs: PathBuf,
     /// Its cgroup.
     pub cgroup: PathBuf,
     /// The `branchline` program.
