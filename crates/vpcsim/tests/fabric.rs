@@ -411,13 +411,16 @@ fn kernel_state(bed: &Bed, pin: &str) -> Vec<String> {
         .map(|args| output(&pin, "ip", args))
         .collect();
     state.push(output(&pin, "nft", &["-s", "list", "ruleset"]));
-    // A carrier is noticed some time after the link is up.
-    let settled = |line: &str| line.replace("UNKNOWN", "UP     ");
-    state
-        .iter()
-        .flat_map(|text| text.lines())
-        .map(settled)
-        .collect()
+    // A carrier is noticed some time after the link is up, and a set has no order: words, sorted.
+    let words = |text: &String| -> Vec<String> {
+        let words = text.split([',', '\n', '{', '}']).map(|word| word.trim());
+        words
+            .map(|word| word.replace("UNKNOWN", "UP     "))
+            .collect()
+    };
+    let mut all: Vec<String> = state.iter().flat_map(words).collect();
+    all.sort_unstable();
+    all
 }
 
 #[test]
