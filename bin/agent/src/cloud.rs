@@ -373,3 +373,6 @@ fn kind(error: &ec2::Error) -> FailureKind {
         _ => FailureKind::Rejected,
     }
 }
+
+#[cfg(test)]
+mod tests;

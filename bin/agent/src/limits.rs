@@ -27,6 +27,11 @@ pub(crate) async fn of(ec2: &ec2::Client, instance_type: &str) -> anyhow::Result
         return Ok(limits);
     }
     tracing::info!(instance_type, "type is not in the table, asking EC2");
+    ask(ec2, instance_type).await
+}
+
+/// The limits that EC2 tells.
+pub(crate) async fn ask(ec2: &ec2::Client, instance_type: &str) -> anyhow::Result<Limits> {
     let request = DescribeInstanceTypesRequest {
         instance_types: vec![instance_type.to_owned()],
         ..Default::default()

@@ -1,0 +1,322 @@
+//! Every call of the pool against the embedded EC2: done, throttled, denied, unanswered, and the
+//! ceilings that EC2 itself knows. The pool's side of each failure is in ipam's simulation.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use ec2::client::Retry;
+use ec2::types as t;
+use ipam::ClientToken;
+use vpcsim::knobs::{Deny, Fault, Knobs};
+use vpcsim::{Config, Sim};
+
+use super::*;
+
+struct Bed {
+    sim: Sim,
+    cloud: Cloud,
+    subnet: SubnetId,
+    groups: Vec<SgId>,
+}
+
+async fn bed(instance_type: &str, cidr: &str) -> Bed {
+    let sim = Sim::new(Config::default());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let api = sim.clone();
+    tokio::spawn(async move { api.serve_api(listener, true).await });
+    let ec2 = ec2::Client::builder()
+        .endpoint(endpoint)
+        .region("us-west-2")
+        .credentials(ec2::Credentials::new(
+            "AKIAEXAMPLE",
+            "secret",
+            None,
+            None,
+            "test",
+        ))
+        .retry(Retry {
+            attempts: 1,
+            attempt_timeout: Duration::from_millis(300),
+            ..Retry::default()
+        })
+        .build()
+        .unwrap();
+    let vpc = t::CreateVpcRequest {
+        cidr_block: Some("10.0.0.0/16".into()),
+        ..Default::default()
+    };
+    let vpc = ec2.call(vpc).await.unwrap().vpc.unwrap().vpc_id;
+    let subnet = t::CreateSubnetRequest {
+        vpc_id: vpc,
+        cidr_block: Some(cidr.into()),
+        ..Default::default()
+    };
+    let subnet = ec2.call(subnet).await.unwrap().subnet.unwrap().subnet_id;
+    let run = t::RunInstancesRequest {
+        image_id: Some("ami-0123456789abcdef0".into()),
+        instance_type: Some(instance_type.into()),
+        min_count: Some(1),
+        max_count: Some(1),
+        subnet_id: subnet.clone(),
+        ..Default::default()
+    };
+    let instance = ec2.call(run).await.unwrap().instances.remove(0);
+    let groups = instance
+        .security_groups
+        .iter()
+        .map(|g| g.group_id.clone().unwrap());
+    let groups = groups.map(|g| g.parse().unwrap()).collect();
+    let instance = instance.instance_id.unwrap().parse().unwrap();
+    let cloud = Cloud {
+        ec2,
+        instance,
+        tags: EniTags::default(),
+    };
+    Bed {
+        sim,
+        cloud,
+        subnet: subnet.unwrap().parse().unwrap(),
+        groups,
+    }
+}
+
+impl Bed {
+    async fn call(&self, call: Call) -> Result<Answer, Failure> {
+        self.cloud.call(&call).await
+    }
+
+    fn create_call(&self, token: &str, count: u32) -> Call {
+        Call::CreateEni {
+            token: ClientToken(token.into()),
+            subnet: self.subnet.clone(),
+            groups: self.groups.clone(),
+            count,
+        }
+    }
+
+    async fn create(&self, token: &str) -> EniView {
+        match self.call(self.create_call(token, 1)).await.unwrap() {
+            Answer::Created(view) => view,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn attach(&self, eni: &EniId, device: u32) -> AttachmentId {
+        match self
+            .call(Call::AttachEni {
+                eni: eni.clone(),
+                device,
+            })
+            .await
+            .unwrap()
+        {
+            Answer::Attached(id) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn shown(&self, leftovers: bool) -> Vec<EniView> {
+        match self.call(Call::Show { leftovers }).await.unwrap() {
+            Answer::Shown(view) => view.enis,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn kind(&self, call: Call) -> FailureKind {
+        self.call(call).await.unwrap_err().kind
+    }
+}
+
+#[tokio::test]
+async fn an_interface_lives_and_dies_as_the_pool_asks() {
+    let bed = bed("t3.medium", "10.0.1.0/24").await;
+    let new = bed.create("a").await;
+    assert_eq!(
+        bed.create("a").await.id,
+        new.id,
+        "the token makes it the same interface"
+    );
+    assert!(new.ours && new.attachment.is_none() && new.secondary.len() == 1);
+    assert_eq!(bed.shown(false).await.len(), 1);
+    assert_eq!(
+        bed.shown(true).await.len(),
+        2,
+        "a leftover is found by its tag"
+    );
+
+    let attachment = bed.attach(&new.id, 1).await;
+    let protect = Call::SetDeleteOnTermination {
+        eni: new.id.clone(),
+        attachment: attachment.clone(),
+    };
+    assert_eq!(bed.call(protect).await.unwrap(), Answer::Done);
+    let Answer::Assigned(more) = bed
+        .call(Call::Assign {
+            eni: new.id.clone(),
+            count: 2,
+        })
+        .await
+        .unwrap()
+    else {
+        panic!("no addresses");
+    };
+    let mut seen = bed.shown(false).await;
+    let seen = seen.remove(seen.iter().position(|eni| eni.id == new.id).unwrap());
+    assert!(more.iter().all(|address| seen.secondary.contains(address)) && more.len() == 2);
+    assert!(seen.ours && seen.attachment.unwrap().delete_on_termination);
+
+    let unassign = Call::Unassign {
+        eni: new.id.clone(),
+        addresses: more,
+    };
+    assert_eq!(bed.call(unassign.clone()).await.unwrap(), Answer::Done);
+    assert_eq!(
+        bed.kind(unassign).await,
+        FailureKind::NotFound,
+        "they are gone already"
+    );
+    let delete = Call::DeleteEni {
+        eni: new.id.clone(),
+    };
+    assert_eq!(
+        bed.kind(delete.clone()).await,
+        FailureKind::Conflict,
+        "it is attached"
+    );
+    let detach = Call::DetachEni {
+        eni: new.id.clone(),
+        attachment,
+    };
+    assert_eq!(bed.call(detach).await.unwrap(), Answer::Done);
+    assert_eq!(bed.call(delete.clone()).await.unwrap(), Answer::Done);
+    assert_eq!(bed.kind(delete).await, FailureKind::NotFound);
+}
+
+#[tokio::test]
+async fn every_call_can_be_throttled_denied_and_left_without_an_answer() {
+    let bed = bed("t3.medium", "10.0.1.0/24").await;
+    let new = bed.create("a").await;
+    let attachment = bed.attach(&new.id, 1).await;
+    let eni = new.id;
+    let calls = [
+        bed.create_call("b", 1),
+        Call::AttachEni {
+            eni: eni.clone(),
+            device: 2,
+        },
+        Call::SetDeleteOnTermination {
+            eni: eni.clone(),
+            attachment: attachment.clone(),
+        },
+        Call::Assign {
+            eni: eni.clone(),
+            count: 1,
+        },
+        Call::Unassign {
+            eni: eni.clone(),
+            addresses: new.secondary,
+        },
+        Call::DetachEni {
+            eni: eni.clone(),
+            attachment,
+        },
+        Call::DeleteEni { eni: eni.clone() },
+        Call::SetGroups {
+            eni,
+            groups: bed.groups.clone(),
+        },
+        Call::Show { leftovers: true },
+    ];
+    let fault = |code: &str, hang_ms| Fault {
+        action: "*".into(),
+        code: code.into(),
+        message: String::new(),
+        count: None,
+        probability: 1.0,
+        from: None,
+        until: None,
+        hang_ms,
+        after: false,
+    };
+    let deny = Deny {
+        principal: "*".into(),
+        action: "*".into(),
+    };
+    let weathers = [
+        (
+            vec![fault("RequestLimitExceeded", 0)],
+            vec![],
+            FailureKind::Throttled,
+        ),
+        (vec![], vec![deny], FailureKind::Denied),
+        (
+            vec![fault("InternalError", 0)],
+            vec![],
+            FailureKind::Unclear,
+        ),
+        (
+            vec![fault("InternalError", 2_000)],
+            vec![],
+            FailureKind::Unclear,
+        ),
+    ];
+    for (faults, denies, kind) in weathers {
+        bed.sim.set_knobs(Knobs {
+            faults,
+            denies,
+            ..Knobs::default()
+        });
+        for call in &calls {
+            let failure = bed.call(call.clone()).await.unwrap_err();
+            assert_eq!(failure.kind, kind, "{call:?}: {failure}");
+            assert_eq!(failure.action, call.action());
+            if kind == FailureKind::Denied {
+                let permission = format!("ec2:{}", call.action());
+                assert!(failure.to_string().contains(&permission), "{failure}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_ceiling_has_its_own_kind() {
+    // /28: 16 addresses, 5 of them AWS's, 1 the instance's.
+    let bed = bed("t3.medium", "10.0.1.0/28").await;
+    let primary = bed.shown(false).await.remove(0).id;
+    let too_many = Call::Assign {
+        eni: primary.clone(),
+        count: 6,
+    };
+    assert_eq!(bed.kind(too_many).await, FailureKind::AddressLimit);
+    assert_eq!(
+        bed.kind(bed.create_call("x", 14)).await,
+        FailureKind::SubnetFull
+    );
+    let (a, b, c) = (
+        bed.create("a").await.id,
+        bed.create("b").await.id,
+        bed.create("c").await.id,
+    );
+    bed.attach(&a, 1).await;
+    let taken = Call::AttachEni {
+        eni: b.clone(),
+        device: 1,
+    };
+    assert_eq!(bed.kind(taken).await, FailureKind::Conflict);
+    let again = Call::AttachEni { eni: a, device: 2 };
+    assert_eq!(bed.kind(again).await, FailureKind::Conflict);
+    bed.attach(&b, 2).await;
+    let fourth = Call::AttachEni { eni: c, device: 3 };
+    assert_eq!(bed.kind(fourth).await, FailureKind::InstanceEniLimit);
+}
+
+#[tokio::test]
+async fn a_type_that_the_table_lacks_is_asked_for() {
+    let bed = bed("t3.medium", "10.0.1.0/24").await;
+    let asked = crate::limits::ask(&bed.cloud.ec2, "m5.large")
+        .await
+        .unwrap();
+    assert_eq!(Some(asked), crate::limits::known("m5.large"));
+    assert!(crate::limits::of(&bed.cloud.ec2, "x99.huge").await.is_err());
+}
