@@ -191,11 +191,11 @@ fn with_internet() -> Builder {
 fn seen_as(bed: &Bed, eni: &str) -> Option<Ipv4Addr> {
     let internet = NetNs::open(bed.pin("internet")).unwrap();
     let server = internet
-        .run(|| TcpListener::bind("198.51.100.10:7000").unwrap())
+        .run(|| TcpListener::bind("198.51.100.10:0").unwrap())
         .unwrap();
     server.set_nonblocking(true).unwrap();
     let wait = Duration::from_millis(400);
-    let to = "198.51.100.10:7000".parse().unwrap();
+    let to = server.local_addr().unwrap();
     let client = bed
         .host(eni)
         .run(|| TcpStream::connect_timeout(&to, wait))
@@ -413,9 +413,11 @@ fn kernel_state(bed: &Bed, pin: &str) -> Vec<String> {
     state.push(output(&pin, "nft", &["-s", "list", "ruleset"]));
     // A carrier is noticed some time after the link is up, and a set has no order: words, sorted.
     let words = |text: &String| -> Vec<String> {
-        let words = text.split([',', '\n', '{', '}']).map(|word| word.trim());
+        let text = text.replace("UNKNOWN", "UP     ");
+        let words = text.split([',', '\n', '{', '}']).map(str::trim);
         words
-            .map(|word| word.replace("UNKNOWN", "UP     "))
+            .filter(|word| !word.is_empty())
+            .map(str::to_owned)
             .collect()
     };
     let mut all: Vec<String> = state.iter().flat_map(words).collect();
