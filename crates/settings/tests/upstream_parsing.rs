@@ -1,5 +1,10 @@
 //! Upstream's parsing rules (vpc-cni.md §1), one row each: what a text means, what is said about it.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of a test; a panic is its failure"
+)]
+
 use std::time::Duration;
 
 use settings::{
