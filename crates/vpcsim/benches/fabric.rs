@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p vpcsim --bench fabric`, as root. Everything happens in namespaces of a temporary directory.
 
+#![allow(clippy::unwrap_used, reason = "in test code a panic is the report")]
+
 #[path = "../tests/bed/mod.rs"]
 mod bed;
 
