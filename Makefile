@@ -30,15 +30,17 @@ debug: ## the same binaries, unoptimised, in target/debug: what the tests run
 
 demo: ## the story of the database that answers only sometimes
 	@scripts/deps.sh run
+	@scripts/venv.sh
 	@$(MAKE) --no-print-directory build
 	@BRANCHLINE_BIN=$(TARGET_DIR)/release scripts/demo.sh
 
 test: ## every test; .ci/run calls exactly this
-	@scripts/deps.sh test
+	@scripts/deps.sh run
 	@scripts/test.sh
 
 bench: ## the figures of docs/figures.md
-	@scripts/deps.sh test
+	@scripts/deps.sh run
+	@scripts/venv.sh
 	@$(MAKE) --no-print-directory build
 	@BRANCHLINE_BIN=$(TARGET_DIR)/release scripts/bench.sh
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing. Nothing is downloaded when all are there.
-#   scripts/deps.sh build | run | test
+#   scripts/deps.sh build | run      what a build needs; besides, what the demo and the tests need
 set -euo pipefail
 need=()
 want() { command -v "$1" >/dev/null 2>&1 || [ -e "$1" ] || need+=("$2"); }
@@ -12,8 +12,6 @@ want make make
   want ip iproute2
   want nft nftables
   want conntrack conntrack
-}
-[ "${1:-run}" != test ] || {
   want iptables iptables
   want python3 python3
   python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || need+=(python3-venv)

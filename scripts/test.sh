@@ -40,8 +40,7 @@ BRANCHLINE_BIN=$($cargo metadata --format-version 1 --no-deps | sed 's/.*"target
 export BRANCHLINE_BIN
 
 step "python environment"
-[ -x .venv/bin/python ] || python3 -m venv .venv || exit 1
-.venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt || exit 1
+scripts/venv.sh || exit 1
 
 scripts/machine-state.sh >"$log/before"
 run "cargo test" $cargo test --workspace --locked --no-fail-fast

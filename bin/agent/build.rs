@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::{env, fs};
 
-const TABLE: &str = "../../crates/vpcsim/data/instance-limits.json";
+const TABLE: &str = "../../crates/ec2/data/instance-limits.json";
 
 fn main() {
     println!("cargo::rerun-if-changed={TABLE}");

@@ -240,7 +240,12 @@ pub(crate) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
             bind,
             listen,
         } => {
-            let host = lab::host::HostSpec { name, netns, bind, listen };
+            let host = lab::host::HostSpec {
+                name,
+                netns,
+                bind,
+                listen,
+            };
             lab::host::init(&host, &group)?;
         }
         LabCommand::Listen { ports } => {

@@ -41,7 +41,10 @@ fn main() -> ExitCode {
         // Some of its commands become the first process of a node or a pod: no thread may exist.
         Command::Lab(args) => lab::run(args).unwrap_or_else(|error| {
             anstream::eprintln!("error: {error:#}");
-            ExitCode::from(read::BROKEN)
+            let usage = error
+                .chain()
+                .any(|e| e.is::<::lab::topology::TopologyError>());
+            ExitCode::from(if usage { read::USAGE } else { read::BROKEN })
         }),
     }
 }

@@ -142,7 +142,7 @@ pub(crate) async fn run(args: PingArgs) -> anyhow::Result<u8> {
         let (index, report) = done?;
         let place = asked[index];
         let report = report.with_context(|| format!("send from {}", place.label))?;
-        attempts.push((index, attempt(place, report)));
+        attempts.push((index, attempt(&inputs, place, report)));
     }
     attempts.sort_by_key(|(index, _)| *index);
     let attempts: Vec<Attempt> = attempts.into_iter().map(|(_, a)| a).collect();
@@ -205,10 +205,13 @@ async fn send(words: Vec<String>, patience: Duration) -> anyhow::Result<Report> 
     })
 }
 
-fn attempt(place: &Placement, report: Report) -> Attempt {
+fn attempt(inputs: &Inputs, place: &Placement, report: Report) -> Attempt {
     let (predicted, because) = match &place.outcome {
         Outcome::Works { .. } => (Predicted::Works, String::new()),
-        Outcome::Blocked { reason, at, .. } => (Predicted::Blocked, format!("{at}: {reason}")),
+        Outcome::Blocked { reason, at, .. } => {
+            let at = advice::name::object(&inputs.world, at);
+            (Predicted::Blocked, format!("{at}: {reason}"))
+        }
         Outcome::Partly { why, .. } => (Predicted::Unknown, why.clone()),
         Outcome::Unknown { need } => (Predicted::Unknown, need.clone()),
         Outcome::Impossible { why } => (Predicted::Unknown, why.clone()),

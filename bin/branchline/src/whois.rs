@@ -71,7 +71,7 @@ struct Capacity {
     addresses: u32,
     pod_addresses: u32,
     max_pods: u32,
-    trunking: bool,
+    trunking: Option<bool>,
 }
 
 pub(crate) async fn run(args: WhoIsArgs) -> anyhow::Result<u8> {
@@ -269,10 +269,10 @@ fn print(document: &Document) {
         }
     }
     if let Some(c) = &document.capacity {
-        let trunk = if c.trunking {
-            "can have a trunk"
-        } else {
-            "no trunk: branch ENIs 0"
+        let trunk = match c.trunking {
+            Some(true) => "can have a trunk",
+            Some(false) => "no trunk: branch ENIs 0",
+            None => "trunk: not known for this type",
         };
         line(
             "capacity",

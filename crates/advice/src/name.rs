@@ -36,6 +36,14 @@ pub fn device(eni: &Eni) -> String {
     }
 }
 
+/// What people call the object that decides about packets: an interface by its name, others by id.
+pub fn object(world: &World, id: &str) -> String {
+    match id.parse::<EniId>() {
+        Ok(eni_id) => eni(world, &eni_id),
+        Err(_) => id.to_owned(),
+    }
+}
+
 /// What people call an interface: its name if it has one, and its id.
 pub fn eni(world: &World, id: &EniId) -> String {
     match world.enis.get(id) {

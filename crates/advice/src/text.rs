@@ -44,7 +44,7 @@ pub fn render(inputs: &Inputs, answer: &Answer, advice: &Advice) -> Result<Strin
         separates(&mut out, split)?;
     }
     table(&mut out, inputs, answer)?;
-    decides(&mut out, answer)?;
+    decides(&mut out, inputs, answer)?;
     for finding in &advice.findings {
         diagnostic(&mut out, finding)?;
     }
@@ -240,7 +240,7 @@ fn mark(works: bool, unsure: bool) -> &'static str {
 }
 
 /// What decides where something is blocked, once per reason.
-fn decides(out: &mut String, answer: &Answer) -> fmt::Result {
+fn decides(out: &mut String, inputs: &Inputs, answer: &Answer) -> fmt::Result {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let asked = if answer.running.is_empty() {
         &answer.future
@@ -260,6 +260,7 @@ fn decides(out: &mut String, answer: &Answer) -> fmt::Result {
                     vpc::path::Leg::Reply => "answers",
                 };
                 let rule = rule.as_ref().map(|r| format!(" [{r}]")).unwrap_or_default();
+                let at = name::object(&inputs.world, at);
                 format!("{what} are dropped at {at}: {reason}{rule}")
             }
             Outcome::Partly { blocked, why } => format!("{why}, for {blocked}"),

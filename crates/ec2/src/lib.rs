@@ -4,12 +4,14 @@
 //! * [`wire`] encodes and decodes them, for a client and for a server;
 //! * [`client`] signs, sends and repeats: `client.call(DescribeVpcsRequest::default()).await`;
 //! * [`imds`] reads instance metadata;
+//! * [`limits`] is what each instance type allows;
 //! * [`facts`] turns Describe answers into [`vpc::facts::World`].
 
 pub mod client;
 mod error;
 pub mod facts;
 pub mod imds;
+pub mod limits;
 pub mod types;
 pub mod wire;
 

@@ -102,8 +102,9 @@ pub struct InstanceLimits {
     pub interfaces: u32,
     /// IPv4 addresses per interface, its primary included.
     pub addresses: u32,
-    /// Whether the type can have a trunk interface.
-    pub trunking: bool,
+    /// Whether the type can have a trunk interface; `None` for a type that is newer than the table.
+    #[serde(default)]
+    pub trunking: Option<bool>,
 }
 
 impl InstanceLimits {

@@ -402,10 +402,22 @@ fn node_senders(inputs: &Inputs, name: &str) -> Result<Senders, Error> {
         .iter()
         .map(|p| pod_sender(inputs, node, p))
         .collect();
-    running.sort_by(|a, b| a.pod.cmp(&b.pod));
+    running.sort_by_cached_key(|sender| sender.pod.as_ref().map(counted));
     Ok(Senders {
         running,
         nodes: vec![node.name.clone()],
         unknown: Vec::new(),
     })
+}
+
+/// A pod's place among its like: `api-2` stands before `api-10`.
+fn counted(pod: &Pod) -> (String, String, u64, String) {
+    let stem = pod.name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let number = pod.name[stem.len()..].parse().unwrap_or(0);
+    (
+        pod.namespace.clone(),
+        stem.to_owned(),
+        number,
+        pod.name.clone(),
+    )
 }

@@ -138,9 +138,8 @@ fn instance_limits(info: &InstanceTypeInfo) -> Result<(String, InstanceLimits), 
             network.ipv4_addresses_per_interface,
             "Ipv4AddressesPerInterface",
         )?,
-        // EC2 publishes no such field: trunk interfaces exist on Nitro types outside of the t
-        // family (resource controller, limits.go).
-        trunking: info.hypervisor.as_deref() == Some("nitro") && !name.starts_with('t'),
+        // EC2 tells nobody which types can have a trunk.
+        trunking: ec2::limits::of(&name).map(|known| known.trunking),
     };
     Ok((name, limits))
 }

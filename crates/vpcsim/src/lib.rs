@@ -12,7 +12,6 @@ pub mod fabric;
 mod filter;
 mod idempotency;
 mod ids;
-pub mod limits;
 mod page;
 mod rng;
 mod shell;

@@ -1,7 +1,10 @@
 //! The shell on real sockets: our own signed client against the API, instance metadata by source
 //! address, versions for a fabric. The VPC lies in 127.0.0.0/8, whose every address is this
 //! machine's: a socket bound to an interface's address is that interface, without namespaces.
-#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of a test fail it by panicking"
+)]
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;

@@ -6,8 +6,8 @@ use super::eni::{address, check_kinds, prefix};
 use super::{Action, Context, count, required, s};
 use crate::error::{ApiError, ApiResult};
 use crate::ids::*;
-use crate::limits;
 use crate::store::{Eni, State, Wanted};
+use ec2::limits;
 
 /// The address slots of the instance that holds `eni`; unbounded while it is not attached.
 fn slot_limit(state: &State, eni: &Eni) -> Option<u32> {

@@ -12,9 +12,9 @@ use super::{Action, Context, eni_view, launch, s, unmodelled};
 use crate::error::{ApiError, ApiResult};
 use crate::filter;
 use crate::ids::*;
-use crate::limits::{self, TypeLimits};
 use crate::page::{self, Sizes};
 use crate::store::{self, Change, State};
+use ec2::limits::{self, TypeLimits};
 
 use store::InstanceState as Is;
 

@@ -7,10 +7,10 @@ use super::{Action, Context, count, instance_view, required, s, tag, template, u
 use crate::error::{ApiError, ApiResult};
 use crate::filter::Tags;
 use crate::ids::*;
-use crate::limits;
 use crate::store::{
     Change, Holder, Instance, InstanceState, MetadataOptions, NewEni, State, Tracking, Wanted,
 };
+use ec2::limits;
 
 /// What is launched: the request's members, or the template's where the request is silent.
 struct Launch {

@@ -5,9 +5,9 @@ use ec2::types::*;
 use super::{Action, Context, Field, Query, one, opt, required, s, tag};
 use crate::error::{ApiError, ApiResult};
 use crate::ids::*;
-use crate::limits;
 use crate::page::Sizes;
 use crate::store::{self, EniKind, State};
+use ec2::limits;
 
 const FIELDS: &[Field<TrunkAssociationId, store::TrunkAssociation>] = &[
     (

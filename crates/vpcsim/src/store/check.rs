@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::records::{AttachStatus, EniKind, Holder, InstanceState, Peer};
 use super::state::State;
-use crate::limits;
+use ec2::limits;
 
 impl State {
     /// Every invariant that does not hold, in words. Empty when the state is sound.

@@ -12,7 +12,7 @@ use super::state::State;
 use crate::addrs::Refusal;
 use crate::error::{ApiError, ApiResult};
 use crate::ids::*;
-use crate::limits;
+use ec2::limits;
 
 /// The addresses that a request asks for.
 #[derive(Debug, Clone, Default)]

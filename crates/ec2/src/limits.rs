@@ -1,6 +1,7 @@
 //! What an instance type allows: interfaces, addresses per interface, branch interfaces, cards.
 //!
-//! Source: `data/instance-limits.json`, see `data/NOTICE`.
+//! EC2 tells interfaces and addresses (DescribeInstanceTypes); trunks and branch interfaces it tells
+//! nobody. Source: `data/instance-limits.json`, see NOTICE.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
