@@ -168,7 +168,7 @@ mod tests {
     fn labs_of_one_name_in_two_places_share_nothing() {
         let name: LabName = "default".parse().unwrap();
         let a = Place::new(name.clone(), Path::new(DEFAULT_PARENT));
-        let b = Place::new(name, Path::new("/tmp/x"));
+        let b = Place::new(name, Path::new("elsewhere"));
         assert_eq!(a.cgroup(), Path::new("branchline/default"));
         assert_ne!(a.cgroup(), b.cgroup());
         assert_ne!(a.dir(), b.dir());
