@@ -197,6 +197,41 @@ def test_wrong_questions():
         says(lab.run("explain", "BL9999", exit=2), "BL0301")
 
 
+def test_gateways_predictions_and_packets_agree():
+    """NAT, internet gateway, peering, ACL and prefix list: every pair of hosts, asked and tried."""
+    topology = str(ROOT / "scenarios/gateways/topology.yaml")
+    wanted = {
+        ("app", "10.10.0.10:80"): 0, ("app", "10.10.2.10:80"): 0, ("app", "10.10.2.10:8080"): "acl_in",
+        ("web", "10.10.2.10:80"): "group_ingress", ("app", "10.20.1.10:3306"): 0,
+        ("app", "10.20.1.10:3307"): "group_ingress", ("web", "10.20.1.10:3306"): "no_public_address",
+        ("app", "198.51.100.25:25"): 0, ("web", "198.51.100.25:25"): "no_public_address",
+        ("store", "198.51.100.25:25"): "no_route",
+    }
+    with Lab(topology) as lab:
+        for (host, to), reason in wanted.items():
+            works = reason == 0
+            why = lab.run("why", f"eni/{host}", to, "--over", "running", "-o", "json", exit=0 if works else 1)
+            place = json.loads(why.stdout)["placements"][0]
+            assert place.get("reason", 0) == reason, (host, to, place["result"], place.get("reason"))
+            address, port = to.split(":")
+            lab.run("lab", "exec", host, "--", BRANCHLINE, "probe", "tcp", address, port, "--timeout", "0.5",
+                    exit=0 if works else 1)
+
+
+def test_metadata_hop_limit():
+    """The token's answer has the instance's hop limit as its TTL: a pod is one hop behind its node."""
+    ask = ("import socket; s = socket.create_connection(('169.254.169.254', 80), 1); s.settimeout(1); "
+           "s.sendall(b'PUT /latest/api/token HTTP/1.1\\r\\nHost: x\\r\\nX-aws-ec2-metadata-token-ttl-seconds: 60"
+           "\\r\\nContent-Length: 0\\r\\n\\r\\n'); print(s.recv(99).decode().splitlines()[0])")
+    with Lab() as lab:
+        lab.pods(1)
+        for limit, pod in ((1, 1), (2, 0)):
+            lab.shell("aws ec2 modify-instance-metadata-options --instance-id "
+                      f"$(instance {NODE}) --http-put-response-hop-limit {limit}")
+            lab.run("lab", "node", "exec", NODE, "--", sys.executable, "-c", ask)
+            lab.run("lab", "exec", "api-1", "--", sys.executable, "-c", ask, exit=pod)
+
+
 def test_a_silent_agent_is_unknown():
     with Lab() as lab:
         lab.pods(2)

@@ -1,6 +1,7 @@
 //! What every verb of the tool shares: where to read, how to answer.
 
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -37,13 +38,8 @@ pub(crate) struct Sources {
     ///
     /// The agent listens on the node's own loopback address, port 61679: forward it, with
     /// `kubectl port-forward`, SSM or ssh.
-    #[arg(
-        long = "node",
-        value_name = "NODE=URL",
-        env = "BRANCHLINE_NODES",
-        value_delimiter = ','
-    )]
-    nodes: Vec<Endpoint>,
+    #[arg(long = "node", value_name = "NODE=URL", env = "BRANCHLINE_NODES")]
+    nodes: Vec<Endpoints>,
     /// The AWS region; else AWS_REGION, the profile, instance metadata.
     #[arg(long)]
     region: Option<String>,
@@ -53,6 +49,19 @@ pub(crate) struct Sources {
     /// How to answer.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Output,
+}
+
+/// Agents, separated by commas; an empty text is none, as in an environment without nodes.
+#[derive(Debug, Clone)]
+struct Endpoints(Vec<Endpoint>);
+
+impl FromStr for Endpoints {
+    type Err = snapshot::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = text.split(',').filter(|part| !part.is_empty());
+        parts.map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
 }
 
 impl Sources {
@@ -67,7 +76,8 @@ impl Sources {
         }
         let client = builder.build().context("configure the EC2 client")?;
         // Boxed: the futures of the whole client stack nest deeper than the compiler looks.
-        Ok(Box::pin(snapshot::read(&client, &self.nodes)).await?)
+        let nodes: Vec<Endpoint> = self.nodes.iter().flat_map(|n| n.0.clone()).collect();
+        Ok(Box::pin(snapshot::read(&client, &nodes)).await?)
     }
 }
 

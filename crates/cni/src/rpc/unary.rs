@@ -4,7 +4,7 @@
 //! neither threads nor a reactor: the HTTP/2 state machine of the `h2` crate is polled by hand, and
 //! `poll(2)` on the one socket is the only thing ever waited for. Every wait ends at the deadline
 //! the caller gives, which the server is told, too (`grpc-timeout`).
-//! What it costs against a tonic channel: docs/decisions/020-plugin-rpc.md.
+//! What it costs against a tonic channel: docs/decisions/003-plugin-rpc.md.
 
 use std::future::Future;
 use std::io;

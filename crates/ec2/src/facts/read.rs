@@ -302,8 +302,8 @@ impl Reader<'_> {
             return Ok(());
         }
         let request = t::DescribeManagedPrefixListsRequest {
+            // EC2 refuses a list of ids together with MaxResults.
             prefix_list_ids: ids.iter().cloned().collect(),
-            max_results: Some(100),
             ..Default::default()
         };
         answers.prefix_lists = self.read(Kind::PrefixLists, request).await?.prefix_lists;
