@@ -17,6 +17,8 @@ echo 'int main(void) { return 0; }' | ${CC:-cc} -O2 -static -x c -o "$BRANCHLINE
 
 echo "$(nproc) cores, kernel $(uname -r), $(. /etc/os-release && echo "$PRETTY_NAME")"
 scripts/machine-state.sh >"$scratch/before"
+# What else runs here waits: nice(1) for all that is started from now on, floors included.
+renice -n -19 -p $$ >/dev/null
 status=0
 "$target/release/branchline-bench" "$part" || status=$?
 scripts/machine-state.sh >"$scratch/after"

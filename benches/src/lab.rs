@@ -93,8 +93,8 @@ impl Lab {
     /// What the lab's daemon answers at a path of its own surface.
     pub(crate) fn surface(&self, path: &str) -> anyhow::Result<String> {
         let env = self.env()?;
-        let endpoint = env.iter().find(|(name, _)| name == "AWS_ENDPOINT_URL_EC2");
-        let (_, endpoint) = endpoint.context("AWS_ENDPOINT_URL_EC2 in the lab's environment")?;
+        let endpoint = env.iter().find(|(name, _)| name == "AWS_ENDPOINT_URL");
+        let (_, endpoint) = endpoint.context("AWS_ENDPOINT_URL in the lab's environment")?;
         let address = endpoint.trim_start_matches("http://").trim_end_matches('/');
         let mut stream = TcpStream::connect(address).context("reach the lab's daemon")?;
         let head = format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n");

@@ -48,6 +48,8 @@ pub(crate) fn one_by_one(floor: &Path) -> anyhow::Result<()> {
     row("floor of DEL: exec + kernel", &least_del, Goal::None);
     row("ADD, warm address", &t.add, Goal::Times(&least_add, 1.5));
     row("DEL", &t.del, Goal::Times(&least_del, 1.5));
+    let (pair, least) = (t.add.plus(&t.del), least_add.plus(&least_del));
+    row("ADD and DEL together", &pair, Goal::Times(&least, 1.5));
     for (what, samples) in [("ADD", &t.add), ("DEL", &t.del)] {
         let tail = samples.p99().as_secs_f64() / samples.median().as_secs_f64();
         fact(
