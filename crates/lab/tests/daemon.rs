@@ -192,7 +192,7 @@ fn what_cannot_start_says_why_and_leaves_nothing() {
     )
     .unwrap();
     let (output, told) = up(&lab, &file);
-    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(output.status.code(), Some(2));
     let place = format!("{}:19:5: unknown field `colour`", file.display());
     assert!(told.contains(&place), "{told}");
 
