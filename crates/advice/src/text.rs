@@ -142,6 +142,9 @@ fn separates(out: &mut String, split: &Split) -> fmt::Result {
     )
 }
 
+/// What the places of one line of the table share: node, device index, interface.
+type Row = (Option<String>, Option<u32>, Option<EniId>);
+
 fn table(out: &mut String, inputs: &Inputs, answer: &Answer) -> fmt::Result {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -155,8 +158,7 @@ fn table(out: &mut String, inputs: &Inputs, answer: &Answer) -> fmt::Result {
         "works",
         "",
     ]);
-    let mut by_eni: BTreeMap<(Option<String>, Option<u32>, Option<EniId>), Vec<&Placement>> =
-        BTreeMap::new();
+    let mut by_eni: BTreeMap<Row, Vec<&Placement>> = BTreeMap::new();
     for place in &answer.running {
         let key = (place.node.clone(), place.device, place.eni.clone());
         by_eni.entry(key).or_default().push(place);
