@@ -285,6 +285,34 @@ def test_agent_restart_keeps_connections_and_addresses():
         assert json.loads(done.stdout)["as_predicted"] == 15
 
 
+def test_second_agent_on_a_node_refuses():
+    with Lab() as lab:
+        lab.pods(2)
+        done = lab.run("lab", "node", "exec", NODE, "--", "env", "AWS_VPC_K8S_CNI_LOG_FILE=stderr",
+                       "timeout", "10", str(BIN / "branchline-agent"), "addresses", exit=1)
+        says(done, "ipamd.lock is locked", "another agent")
+        lab.pods(1, "after")  # and the first one still serves
+
+
+def test_agent_without_instance_metadata_names_the_cause():
+    with tempfile.TemporaryDirectory(prefix="branchline-e2e") as folder:
+        env = {"PATH": os.environ["PATH"], "AWS_VPC_K8S_CNI_LOG_FILE": "stderr",
+               "AWS_VPC_CNI_IPAMD_SOCKET": f"{folder}/ipamd.sock",
+               "AWS_VPC_K8S_CNI_BACKING_STORE": f"{folder}/ipam.json",
+               "HOST_CNI_BIN_PATH": f"{folder}/bin", "HOST_CNI_CONFDIR_PATH": f"{folder}/conf"}
+        # `timeout` ends it with SIGTERM: it must drain and go by itself.
+        done = run(["unshare", "-n", "timeout", "3", str(BIN / "branchline-agent"), "addresses"], env, exit=124)
+        says(done, "instance metadata at http://169.254.169.254", "there is no route", "ended")
+        assert not list(Path(folder).glob("conf/*")), "not ready, so no network list"
+
+
+def test_agent_with_a_bad_variable_names_it():
+    env = {"PATH": os.environ["PATH"], "AWS_VPC_K8S_CNI_LOG_FILE": "stderr", "AWS_VPC_ENI_MTU": "99999",
+           "AWS_VPC_K8S_CNI_VETHPREFIX": "toolong"}
+    done = run(["unshare", "-n", "timeout", "5", str(BIN / "branchline-agent"), "addresses"], env, exit=64)
+    says(done, "AWS_VPC_ENI_MTU", "9001", "AWS_VPC_K8S_CNI_VETHPREFIX")
+
+
 def main(wanted):
     tests = [(n, t) for n, t in globals().items() if n.startswith("test_")]
     tests = [(n, t) for n, t in tests if not wanted or any(w in n for w in wanted)]
