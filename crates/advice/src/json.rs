@@ -5,8 +5,9 @@ use std::net::Ipv4Addr;
 
 use reach::ask::{Answer, Placement, Verdict};
 use reach::facts::{Evidence, Inputs};
+use reach::node::NodeStep;
 use reach::place::Over;
-use reach::trace::{NodeStep, Outcome};
+use reach::trace::Outcome;
 use serde::Serialize;
 use vpc::path::Hop;
 

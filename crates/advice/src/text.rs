@@ -9,8 +9,9 @@ use comfy_table::{ContentArrangement, Table, presets};
 use reach::ask::{Answer, Placement, Split, Verdict};
 use reach::blast::{Blast, Change};
 use reach::facts::Inputs;
+use reach::node::NodeStep;
 use reach::place::Over;
-use reach::trace::{NodeStep, Outcome};
+use reach::trace::Outcome;
 use vpc::facts::{Direction, EniId};
 
 use crate::advise::Advice;

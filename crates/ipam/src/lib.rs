@@ -31,14 +31,16 @@ mod lifecycle;
 mod pool;
 mod shrink;
 mod types;
+mod view;
 
 pub use effect::{Call, Effect, OpId, Record, Refusal, Reply};
 pub use event::{Answer, Attached, EniView, Event, Failure, FailureKind, ImdsEni, View};
-pub use pool::{Counts, Eni, GroupState, Pool, Slot, SlotState, Stage};
+pub use pool::{Eni, Pool, Slot, SlotState, Stage};
 pub use types::{
     Allocation, AttachmentId, ClientToken, Config, EniLimitBy, Key, Lease, Limits, Millis,
     NodeFacts, Pod, Ticket,
 };
+pub use view::{Counts, GroupState};
 
 /// One step of the pool: what happened, at what time; returns what to do, in order.
 ///

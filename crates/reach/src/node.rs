@@ -12,11 +12,31 @@ use nodenet::{
     EniFacts, Entering, Exit, LinkName, NodeFacts, NodeNet, NodeSettings, Part, PodFacts, PodName,
     VethPrefix,
 };
+use serde::Serialize;
 use vpc::facts::{Eni, EniId, EniKind};
 
 use crate::facts::{Inputs, Node, Pod};
 use crate::resolve::Sender;
-use crate::trace::NodeStep;
+
+/// What a node does with a pod's packets.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeStep {
+    /// They leave by the interface that owns the pod's address.
+    Leaves {
+        /// The interface.
+        eni: EniId,
+        /// Its name on the node.
+        link: String,
+        /// The policy rule and route that say so.
+        because: String,
+    },
+    /// They never leave the node: the destination is a pod on it, and no security group is met.
+    Local {
+        /// The rule and route that say so.
+        because: String,
+    },
+}
 
 /// How a sender's packets leave its node.
 #[derive(Debug, Clone, PartialEq)]

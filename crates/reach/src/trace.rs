@@ -13,7 +13,7 @@ use vpc::network::Network;
 use vpc::path::{DropReason, Hop, Leg, Origin, Permit, Stage};
 
 use crate::facts::Inputs;
-use crate::node::{Leave, Nodes, Tracers};
+use crate::node::{Leave, NodeStep, Nodes, Tracers};
 use crate::noun::Service;
 use crate::resolve::{Destination, Sender};
 
@@ -92,26 +92,6 @@ impl Path {
             .iter()
             .find(|h| h.stage == stage && h.leg == Leg::Forward)
     }
-}
-
-/// What a node does with a pod's packets.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NodeStep {
-    /// They leave by the interface that owns the pod's address.
-    Leaves {
-        /// The interface.
-        eni: EniId,
-        /// Its name on the node.
-        link: String,
-        /// The policy rule and route that say so.
-        because: String,
-    },
-    /// They never leave the node: the destination is a pod on it, and no security group is met.
-    Local {
-        /// The rule and route that say so.
-        because: String,
-    },
 }
 
 /// Answers for one destination and service, from any place of one world.

@@ -6,9 +6,10 @@ use reach::ask::{Answer, Question, Verdict, ask};
 use reach::blast::blast;
 use reach::edit;
 use reach::facts::{GroupSync, Inputs};
+use reach::node::NodeStep;
 use reach::noun::parse_destination;
 use reach::place::Over;
-use reach::trace::{NodeStep, Outcome};
+use reach::trace::Outcome;
 use vpc::facts::{Kind, SgId, Unread};
 use vpc::path::DropReason;
 
