@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use reach::ask::{Answer, Placement, Verdict, ask};
+use reach::ask::{Answer, Placement, Verdict, ask_after};
 use reach::blast::{Blast, blast};
 use reach::edit::Edit;
 use reach::facts::{GroupSync, Inputs};
@@ -128,7 +128,7 @@ fn try_out(
         over: Over::ALL.into(),
         ..answer.question.clone()
     };
-    let then = ask(&after, &everywhere)?;
+    let then = ask_after(&after, &everywhere, answer)?;
     let next = then.future.iter().filter(|p| p.over == Over::NextNode);
     let next: Vec<Option<bool>> = next
         .map(|p| match &p.outcome {

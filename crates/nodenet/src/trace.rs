@@ -252,9 +252,18 @@ impl<'a> Tracer<'a> {
 
     /// Asks the rules from number `first` on; returns the packets that none of them decided.
     fn rules(&self, mut flows: FlowSet, first: usize, walk: &mut Walk<'_>) -> FlowSet {
+        // A node has a rule or two for each of its pods: those of other pods are passed over by
+        // their addresses alone. What is left of `flows` is never more than what came in.
+        let (sources, destinations) = (flows.sources(), flows.destinations());
+        let misses =
+            |net: Option<Ipv4Net>, set: &RangeSet<u32>| net.is_some_and(|net| !overlaps(net, set));
         for (i, (rule, contradicting)) in self.rules.iter().enumerate().skip(first) {
             if flows.is_empty() {
                 break;
+            }
+            let elsewhere = misses(rule.from, &sources) || misses(rule.to, &destinations);
+            if elsewhere && !rule.invert {
+                continue;
             }
             let mut fits = fitting(rule, &flows, walk.question);
             if fits.is_empty() {
@@ -318,6 +327,9 @@ impl<'a> Tracer<'a> {
         for route in self.tables.get(&table).into_iter().flatten() {
             if open.is_empty() {
                 break;
+            }
+            if !overlaps(route.dst, &open) {
+                continue;
             }
             let takes = open.intersect(&route.dst.into());
             if takes.is_empty() || !self.is_usable(route) {
@@ -439,6 +451,12 @@ impl Walk<'_> {
         self.end(flows.to_destinations(to), exit, None, None);
         flows.to_destinations(&to.complement())
     }
+}
+
+/// Whether a network has an address in common with a set, without making either into the other.
+fn overlaps(net: Ipv4Net, set: &RangeSet<u32>) -> bool {
+    let (first, last) = (u32::from(net.network()), u32::from(net.broadcast()));
+    set.ranges().iter().any(|&(a, b)| a <= last && first <= b)
 }
 
 /// The packets that fit a rule's selectors (those that are modelled).

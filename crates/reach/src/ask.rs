@@ -8,10 +8,10 @@ use vpc::facts::{EniId, SgId};
 
 use crate::error::Error;
 use crate::facts::Inputs;
-use crate::node::Nodes;
+use crate::node::{Leave, NodeStep, Nodes};
 use crate::noun::{Noun, Service};
 use crate::place::{self, Future, FutureState, Over};
-use crate::resolve::{self, Destination, Sender};
+use crate::resolve::{self, Destination, Sender, Senders};
 use crate::split::{self, Sample, Score};
 use crate::trace::{self, Outcome, Path};
 
@@ -105,16 +105,20 @@ pub struct Answer {
 
 /// Answers a question from what was read.
 pub fn ask(inputs: &Inputs, question: &Question) -> Result<Answer, Error> {
+    answer(inputs, question, None)
+}
+
+/// Answers a question again after edits that moved no address and changed no node: what the nodes
+/// do with the packets is taken from the earlier answer.
+pub fn ask_after(inputs: &Inputs, question: &Question, earlier: &Answer) -> Result<Answer, Error> {
+    answer(inputs, question, Some(earlier))
+}
+
+fn answer(inputs: &Inputs, question: &Question, earlier: Option<&Answer>) -> Result<Answer, Error> {
     let senders = resolve::senders(inputs, &question.source)?;
     let destination = resolve::destination(inputs, &question.destination)?;
-    let nodes = Nodes::new(inputs, &senders.nodes);
-    let tracer = trace::Tracer::new(inputs, &nodes, &destination, question.service);
     let running: Vec<Placement> = match question.over.contains(&Over::Running) {
-        true => senders
-            .running
-            .iter()
-            .map(|s| running(inputs, &tracer, s))
-            .collect(),
+        true => all_running(inputs, &senders, &destination, question.service, earlier),
         false => Vec::new(),
     };
     let mut future = Vec::new();
@@ -203,8 +207,54 @@ fn nothing_to_ask(question: &Question, asked: &[Placement]) -> String {
     }
 }
 
-fn running(inputs: &Inputs, tracer: &trace::Tracer<'_>, sender: &Sender) -> Placement {
-    let (outcome, path) = tracer.from_sender(sender);
+fn all_running(
+    inputs: &Inputs,
+    senders: &Senders,
+    destination: &Destination,
+    service: Service,
+    earlier: Option<&Answer>,
+) -> Vec<Placement> {
+    let known = earlier.and_then(|answer| leaves_of(answer, &senders.running));
+    let names = if known.is_some() {
+        &[][..]
+    } else {
+        &senders.nodes
+    };
+    let nodes = Nodes::new(inputs, names);
+    let tracer = trace::Tracer::new(inputs, &nodes, destination, service);
+    let leaves = known.unwrap_or_else(|| senders.running.iter().map(|s| tracer.leave(s)).collect());
+    let outcomes = tracer.for_senders(&senders.running, &leaves);
+    let placements = senders.running.iter().zip(outcomes);
+    placements
+        .map(|(sender, (outcome, path))| running(inputs, sender, outcome, path))
+        .collect()
+}
+
+/// How the senders of an earlier answer left their nodes; `None` unless they are the same senders
+/// and it is known of each.
+fn leaves_of(earlier: &Answer, senders: &[Sender]) -> Option<Vec<Leave>> {
+    if earlier.running.len() != senders.len() {
+        return None;
+    }
+    let pairs = earlier.running.iter().zip(senders);
+    pairs
+        .map(|(place, sender)| {
+            if place.label != sender.label() || place.address != Some(sender.address) {
+                return None;
+            }
+            match (&place.path.node, &sender.pod) {
+                (Some(step @ NodeStep::Leaves { eni, .. }), _) => {
+                    Some(Leave::By(eni.clone(), step.clone()))
+                }
+                (Some(step @ NodeStep::Local { .. }), _) => Some(Leave::Stays(step.clone())),
+                (None, None) => Some(Leave::NotAPod),
+                (None, Some(_)) => None,
+            }
+        })
+        .collect()
+}
+
+fn running(inputs: &Inputs, sender: &Sender, outcome: Outcome, path: Path) -> Placement {
     let eni = sender.eni.as_ref().and_then(|id| inputs.world.enis.get(id));
     Placement {
         label: sender.label(),
@@ -265,7 +315,7 @@ fn to_come(
             with.world.enis.insert(id.clone(), *eni);
             let nodes = Nodes::default();
             let tracer = trace::Tracer::new(&with, &nodes, destination, service);
-            (placement.outcome, placement.path) = tracer.from_eni(&id, placement.address);
+            (placement.outcome, placement.path) = tracer.for_eni(&id, placement.address);
         }
     }
     placement

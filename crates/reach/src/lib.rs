@@ -23,6 +23,6 @@ pub mod resolve;
 pub mod split;
 pub mod trace;
 
-pub use ask::{Answer, Question, Verdict, ask};
+pub use ask::{Answer, Question, Verdict, ask, ask_after};
 pub use error::Error;
 pub use facts::Inputs;

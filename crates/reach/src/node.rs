@@ -51,6 +51,17 @@ pub enum Leave {
     Unknown(String),
 }
 
+impl Leave {
+    /// The interface by which a sender's packets reach the VPC, if they do.
+    pub fn eni<'a>(&'a self, sender: &'a Sender) -> Option<&'a EniId> {
+        match self {
+            Leave::NotAPod => sender.eni.as_ref(),
+            Leave::By(eni, _) => Some(eni),
+            Leave::Stays(_) | Leave::Unknown(_) => None,
+        }
+    }
+}
+
 /// The networks of some nodes as they must be.
 #[derive(Debug, Default)]
 pub struct Nodes {

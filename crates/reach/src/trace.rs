@@ -4,6 +4,7 @@
 //! and whether answers get back (`vpc`). Both are asked with the same set of packets: the sender's
 //! address, every source port that Linux picks, the destination and its service.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use flowset::{FlowSet, ICMP, RangeSet, TCP, UDP};
@@ -119,42 +120,87 @@ impl<'a> Tracer<'a> {
         }
     }
 
-    /// What happens to the packets of a running sender.
-    pub fn from_sender(&self, sender: &Sender) -> (Outcome, Path) {
-        let Some(eni) = &sender.eni else {
+    /// By which interface each sender's packets leave its node.
+    pub fn leave(&self, sender: &Sender) -> Leave {
+        self.nodes.leave(sender, &self.flows(sender.address))
+    }
+
+    /// What happens to the packets of running senders that leave their nodes as told.
+    ///
+    /// The senders of one interface are traced as one set of packets; only where that set falls
+    /// apart is each of them traced alone.
+    pub fn for_senders(&self, senders: &[Sender], leaves: &[Leave]) -> Vec<(Outcome, Path)> {
+        let mut by_eni: BTreeMap<&EniId, RangeSet<u32>> = BTreeMap::new();
+        for (sender, leave) in senders.iter().zip(leaves) {
+            if let Some(eni) = leave.eni(sender) {
+                let own = RangeSet::single(u32::from(sender.address));
+                let all = by_eni.entry(eni).or_insert_with(RangeSet::empty);
+                *all = all.union(&own);
+            }
+        }
+        let shared: BTreeMap<&EniId, (Outcome, Path)> = by_eni
+            .into_iter()
+            .filter_map(|(eni, sources)| Some((eni, self.for_all_of(eni, &sources)?)))
+            .collect();
+        senders
+            .iter()
+            .zip(leaves)
+            .map(|(sender, leave)| self.for_sender(sender, leave, &shared))
+            .collect()
+    }
+
+    fn for_sender(
+        &self,
+        sender: &Sender,
+        leave: &Leave,
+        shared: &BTreeMap<&EniId, (Outcome, Path)>,
+    ) -> (Outcome, Path) {
+        if sender.eni.is_none() {
             let need = format!(
                 "which ENI owns {}: the node's agent says {} has it, and EC2 lists it on no ENI of the node",
                 sender.address,
                 sender.label()
             );
             return (Outcome::Unknown { need }, Path::default());
-        };
-        match self.nodes.leave(sender, &self.flows(sender.address)) {
-            Leave::NotAPod => self.from_eni(eni, Some(sender.address)),
-            Leave::By(by, step) => {
-                let (outcome, mut path) = self.from_eni(&by, Some(sender.address));
-                path.node = Some(step);
-                (outcome, path)
-            }
+        }
+        let node = match leave {
+            Leave::NotAPod => None,
+            Leave::By(_, step) => Some(step.clone()),
             Leave::Stays(step) => {
-                let outcome = Outcome::Works {
-                    egress: None,
-                    ingress: None,
-                };
-                (
-                    outcome,
-                    Path {
-                        node: Some(step),
-                        hops: Vec::new(),
-                    },
-                )
+                let (egress, ingress) = (None, None);
+                let hops = Vec::new();
+                let node = Some(step.clone());
+                return (Outcome::Works { egress, ingress }, Path { node, hops });
             }
-            Leave::Unknown(need) => (Outcome::Unknown { need }, Path::default()),
+            Leave::Unknown(need) => {
+                return (Outcome::Unknown { need: need.clone() }, Path::default());
+            }
+        };
+        let eni = leave.eni(sender);
+        let (outcome, path) = match (eni.and_then(|eni| shared.get(eni)), eni) {
+            (Some(same), _) => same.clone(),
+            (None, Some(eni)) => self.for_eni(eni, Some(sender.address)),
+            (None, None) => {
+                let need = format!("the interface of {}", sender.label());
+                return (Outcome::Unknown { need }, Path::default());
+            }
+        };
+        let Path { hops, .. } = path;
+        (outcome, Path { node, hops })
+    }
+
+    /// The fate that all these sources on one interface share, if they do.
+    fn for_all_of(&self, eni: &EniId, sources: &RangeSet<u32>) -> Option<(Outcome, Path)> {
+        let flows = flows_from(sources, self.destination.address, self.service);
+        let trace = self.network.trace(&Origin::Eni(eni.clone()), &flows);
+        match trace.parts.as_slice() {
+            [part] => Some((outcome_of(&part.outcome), path_of(part))),
+            _ => None,
         }
     }
 
     /// What happens to packets that an interface sends.
-    pub fn from_eni(&self, eni: &EniId, address: Option<Ipv4Addr>) -> (Outcome, Path) {
+    pub fn for_eni(&self, eni: &EniId, address: Option<Ipv4Addr>) -> (Outcome, Path) {
         let Some(address) = address else {
             let need = format!("the address of {eni}");
             return (Outcome::Unknown { need }, Path::default());
@@ -195,8 +241,12 @@ impl<'a> Tracer<'a> {
 
 /// The packets that open an exchange: every source port that Linux picks.
 pub fn flows(source: Ipv4Addr, destination: Ipv4Addr, service: Service) -> FlowSet {
+    flows_from(&RangeSet::single(source.into()), destination, service)
+}
+
+fn flows_from(sources: &RangeSet<u32>, destination: Ipv4Addr, service: Service) -> FlowSet {
     let between = FlowSet::full()
-        .from_sources(&RangeSet::single(source.into()))
+        .from_sources(sources)
         .to_destinations(&RangeSet::single(destination.into()));
     let ports = |protocol: u8, port: u16| {
         between
