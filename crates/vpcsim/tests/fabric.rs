@@ -413,7 +413,22 @@ fn kernel_state(bed: &Bed, pin: &str) -> Vec<String> {
     state.push(output(&pin, "nft", &["-s", "list", "ruleset"]));
     // A carrier is noticed some time after the link is up, and a set has no order: words, sorted.
     let words = |text: &String| -> Vec<String> {
-        let text = text.replace("UNKNOWN", "UP     ");
+        let carrier = [
+            ("<NO-CARRIER,", "<"),
+            (",LOWER_UP", ""),
+            ("UNKNOWN", ""),
+            ("DOWN ", ""),
+            ("UP ", ""),
+        ];
+        let text = carrier
+            .iter()
+            .fold(text.clone(), |text, (word, by)| text.replace(word, by));
+        // What the state's column leaves behind is as wide as the state was.
+        let text = text
+            .split(' ')
+            .filter(|w| !w.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ");
         let words = text.split([',', '\n', '{', '}']).map(str::trim);
         words
             .filter(|word| !word.is_empty())
