@@ -87,7 +87,7 @@ impl Cgroups {
     pub fn create(&self, group: &Path) -> Result<(), Error> {
         for root in &self.roots {
             let path = root.path.join(group);
-            fs::create_dir_all(&path).at(&path)?;
+            make(&path).at(&path)?;
             if root.controllers.is_none() {
                 hand_down_controllers(&root.path, group)?;
             }
@@ -116,7 +116,7 @@ impl Cgroups {
         let group = group.join(leaf);
         for root in &self.roots {
             let path = root.path.join(&group);
-            fs::create_dir_all(&path).at(&path)?;
+            make(&path).at(&path)?;
         }
         self.join(&group)?;
         self.create(&group)
@@ -295,6 +295,19 @@ fn tree(top: &Path) -> Vec<PathBuf> {
         all.push(dir);
     }
     all
+}
+
+/// Makes a group and its parents. The parent of all labs may go between two of these steps, when
+/// another lab, the last so far, is taken down: then they are begun again.
+fn make(path: &Path) -> io::Result<()> {
+    const ROUNDS: u32 = 100;
+    for _ in 1..ROUNDS {
+        match fs::create_dir_all(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            done => return done,
+        }
+    }
+    fs::create_dir_all(path)
 }
 
 /// A group is busy for a moment after its last process has ended.
