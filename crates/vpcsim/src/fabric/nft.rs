@@ -227,7 +227,8 @@ fn concatenate<'a>(run: &[&'a Rule]) -> (Vec<String>, Vec<&'a Rule>) {
             None => rest.push(rule),
         }
     }
-    let side = if from_source != mutated!(SidesSwapped) {
+    let swapped = mutated!(SidesSwapped);
+    let side = if from_source != swapped {
         "saddr"
     } else {
         "daddr"
