@@ -56,10 +56,16 @@ pub(crate) async fn read_node(endpoint: &Endpoint, instance: InstanceId) -> Resu
         None => return Err(endpoint.failed("/v1/enis", "the agent has no such document")),
     };
     let state: Option<State> = get(endpoint, "/state").await?;
+    let pods = pods(endpoint, &enis)?;
+    if let Some(state) = state.as_ref().filter(|s| !s.ready && pods.is_empty()) {
+        // An agent that has just started knows no pods yet: that is not the same as none.
+        let why = format!("the agent is not ready: {}", state.reason);
+        return Err(endpoint.failed("/state", &why));
+    }
     Ok(Node {
         name: endpoint.node.clone(),
         instance,
-        pods: pods(endpoint, &enis)?,
+        pods,
         groups: group_sync(endpoint, state.as_ref())?,
         packs: state.is_some(),
         agent: state.map_or_else(|| "upstream".to_owned(), |s| s.agent),
