@@ -227,10 +227,7 @@ impl Lab {
             reporter.step(format!("instances: {count}"))?;
             network.instances().await?;
             sim.set_knobs(topology.simulator.clone());
-            let agents = topology
-                .instances()
-                .filter(|(_, n)| n.agent.enabled)
-                .count();
+            let agents = topology.instances().filter(|(_, n)| n.has_agent()).count();
             reporter.step(format!("agents: {agents}"))?;
             ready(place, &topology, &mut seen).await?;
             state.send_modify(|s| s.ready = true);
@@ -375,7 +372,7 @@ async fn ready(
             }
             let known = seen.borrow().nodes.contains_key(&name);
             let (asked, at) = (name.clone(), place.clone());
-            if known && !node.agent.enabled {
+            if known && !node.has_agent() {
                 break;
             }
             if known

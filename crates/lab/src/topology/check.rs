@@ -5,15 +5,18 @@ use std::collections::BTreeMap;
 use ipnet::Ipv4Net;
 use serde_saphyr::Location;
 
-use super::{API_VERSION, Host, HostKind, Node, Peer, Ref, Rule, Subnet, Topology, Vpc};
+use super::{
+    API_VERSION, Cluster, Host, HostKind, Node, Peer, Ref, Rule, Subnet, Topology, Vpc,
+    check_cluster,
+};
 
-type Wrong = (Location, String);
-type Names<'a, T> = BTreeMap<&'a str, T>;
+pub(super) type Wrong = (Location, String);
+pub(super) type Names<'a, T> = BTreeMap<&'a str, T>;
 
 /// Everything that other parts of the file refer to.
-struct Known<'a> {
-    vpcs: Names<'a, &'a Vpc>,
-    subnets: Names<'a, (&'a Vpc, &'a Subnet)>,
+pub(super) struct Known<'a> {
+    pub(super) vpcs: Names<'a, &'a Vpc>,
+    pub(super) subnets: Names<'a, (&'a Vpc, &'a Subnet)>,
     groups: Names<'a, &'a Vpc>,
     prefix_lists: Names<'a, &'a Vpc>,
     tables: Names<'a, &'a Vpc>,
@@ -21,6 +24,7 @@ struct Known<'a> {
     nats: Names<'a, &'a Vpc>,
     peerings: Names<'a, ()>,
     hosts: Names<'a, ()>,
+    pub(super) clusters: Names<'a, &'a Cluster>,
 }
 
 pub(super) fn check(topology: &Topology) -> Result<(), Wrong> {
@@ -56,6 +60,7 @@ pub(super) fn check(topology: &Topology) -> Result<(), Wrong> {
     for host in &topology.hosts {
         check_host(host, &names)?;
     }
+    check_cluster::check(topology, &names)?;
     check_nodes(topology, &names)
 }
 
@@ -70,6 +75,7 @@ fn collect(topology: &Topology) -> Result<Known<'_>, Wrong> {
         nats: Names::new(),
         peerings: Names::new(),
         hosts: Names::new(),
+        clusters: Names::new(),
     };
     for vpc in &topology.vpcs {
         define(&mut n.vpcs, &vpc.name, vpc, "VPC")?;
@@ -103,10 +109,19 @@ fn collect(topology: &Topology) -> Result<Known<'_>, Wrong> {
         path_name(&x.name, "host")?;
         define(&mut n.hosts, &x.name, (), "host")?;
     }
+    for x in &topology.clusters {
+        path_name(&x.name, "cluster")?;
+        define(&mut n.clusters, &x.name, x, "cluster")?;
+    }
     Ok(n)
 }
 
-fn define<'a, T>(map: &mut Names<'a, T>, name: &'a Ref, it: T, what: &str) -> Result<(), Wrong> {
+pub(super) fn define<'a, T>(
+    map: &mut Names<'a, T>,
+    name: &'a Ref,
+    it: T,
+    what: &str,
+) -> Result<(), Wrong> {
     if name.value.is_empty() {
         return Err((name.referenced, format!("a {what} without a name")));
     }
@@ -128,9 +143,12 @@ pub(crate) fn is_host_name(text: &str) -> bool {
     good && text.starts_with(edge) && text.ends_with(edge) && !is_taken(text)
 }
 
-/// Their namespaces are pinned beside those of routers and NAT gateways.
+/// Their namespaces are pinned beside those of routers, NAT gateways and control planes.
 fn is_taken(text: &str) -> bool {
-    text == "internet" || text.starts_with("vpc-") || text.starts_with("nat-")
+    text == "internet"
+        || ["vpc-", "nat-", "cluster-"]
+            .iter()
+            .any(|p| text.starts_with(p))
 }
 
 fn path_name(name: &Ref, what: &str) -> Result<(), Wrong> {
@@ -151,7 +169,7 @@ fn path_name(name: &Ref, what: &str) -> Result<(), Wrong> {
     ))
 }
 
-fn find<'n, T>(map: &'n Names<'_, T>, name: &Ref, what: &str) -> Result<&'n T, Wrong> {
+pub(super) fn find<'n, T>(map: &'n Names<'_, T>, name: &Ref, what: &str) -> Result<&'n T, Wrong> {
     map.get(name.value.as_str())
         .ok_or_else(|| unknown(name, what, map.keys()))
 }
@@ -175,7 +193,7 @@ fn find_in(vpc: &Vpc, map: &Names<'_, &Vpc>, name: &Ref, what: &str) -> Result<(
     same_vpc(vpc, owner, name, what)
 }
 
-fn same_vpc(vpc: &Vpc, owner: &Vpc, name: &Ref, what: &str) -> Result<(), Wrong> {
+pub(super) fn same_vpc(vpc: &Vpc, owner: &Vpc, name: &Ref, what: &str) -> Result<(), Wrong> {
     if owner.name.value == vpc.name.value {
         return Ok(());
     }
@@ -289,7 +307,7 @@ fn check_rule(rule: &Rule, ingress: bool, at: Location, names: &Known<'_>) -> Re
     }
 }
 
-fn check_groups(vpc: &Vpc, groups: &[Ref], names: &Known<'_>) -> Result<(), Wrong> {
+pub(super) fn check_groups(vpc: &Vpc, groups: &[Ref], names: &Known<'_>) -> Result<(), Wrong> {
     groups
         .iter()
         .filter(|group| group.value != "default")
@@ -352,6 +370,7 @@ fn check_nodes(topology: &Topology, names: &Known<'_>) -> Result<(), Wrong> {
         let (vpc, subnet) = find(&names.subnets, &node.subnet, "subnet")?;
         check_groups(vpc, &node.groups, names)?;
         check_address(node.address.as_ref(), subnet)?;
+        check_cluster::check_node(node, vpc, names)?;
         match (node.count.value, &node.address) {
             (0, _) => return Err((node.count.referenced, "count is at least 1".into())),
             (2.., Some(address)) => {
@@ -367,7 +386,7 @@ fn check_nodes(topology: &Topology, names: &Known<'_>) -> Result<(), Wrong> {
             && !same_template(first, node)
         {
             let text = format!(
-                "nodes of launch template '{}' must agree on type and groups",
+                "nodes of launch template '{}' must agree on type, groups and cluster",
                 template.value
             );
             return Err((template.referenced, text));
@@ -383,5 +402,6 @@ fn check_nodes(topology: &Topology, names: &Known<'_>) -> Result<(), Wrong> {
 
 fn same_template(a: &Node, b: &Node) -> bool {
     let groups = |n: &Node| n.groups.iter().map(|g| g.value.clone()).collect::<Vec<_>>();
-    a.instance_type == b.instance_type && groups(a) == groups(b)
+    let cluster = |n: &Node| n.cluster.as_ref().map(|c| c.value.clone());
+    a.instance_type == b.instance_type && groups(a) == groups(b) && cluster(a) == cluster(b)
 }

@@ -9,10 +9,13 @@
 //! error with file, line and column; unknown fields are such errors.
 
 mod check;
+mod check_cluster;
+mod cluster;
 mod listener;
 mod rule;
 
 pub(crate) use check::is_host_name;
+pub use cluster::{Addons, Cluster, Nodegroup, ProxyMode};
 pub use listener::{Listener, ListenerError};
 pub use rule::{AclAction, AclEntry, Peer, PortRange, Proto, Rule, RuleError};
 
@@ -52,7 +55,10 @@ pub struct Topology {
     /// Hosts with network interfaces that are not instances: databases, load balancers, clients.
     #[serde(default)]
     pub hosts: Vec<Host>,
-    /// Instances that run the agent.
+    /// Kubernetes clusters.
+    #[serde(default)]
+    pub clusters: Vec<Cluster>,
+    /// Instances that run the agent, or join a cluster.
     #[serde(default)]
     pub nodes: Vec<Node>,
     /// How the embedded EC2 behaves once everything stands, in the words of `lab knob`.
@@ -273,9 +279,19 @@ pub struct Node {
     /// How many of it.
     #[serde(default = "one")]
     pub count: Spanned<u32>,
-    /// The agent on it.
+    /// The cluster that it joins; without one it is a bare node on which the lab runs the agent.
+    pub cluster: Option<Ref>,
+    /// The agent on it. Not for nodes of a cluster: theirs comes from the DaemonSet `aws-node`.
     #[serde(default)]
     pub agent: Agent,
+}
+
+impl Node {
+    /// Whether the lab itself runs the agent on it.
+    #[must_use]
+    pub fn has_agent(&self) -> bool {
+        self.cluster.is_none() && self.agent.enabled
+    }
 }
 
 fn default_type() -> String {
@@ -291,7 +307,7 @@ fn one() -> Spanned<u32> {
 }
 
 /// How the agent of a node runs.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Agent {
     /// `false` leaves the node bare: an instance with its interfaces and nothing on it.
