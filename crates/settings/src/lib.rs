@@ -56,8 +56,34 @@ pub struct Settings {
     pub admin: Admin,
     /// `NETWORK_POLICY_ENFORCING_MODE`; `None` (unset): the plugin never calls the policy agent.
     pub policy_mode: Option<PolicyMode>,
-    /// `MY_NODE_NAME`, from the downward API.
+    /// `AWS_MANAGE_ENIS_NON_SCHEDULABLE`: attach and detach interfaces of a cordoned node too.
+    pub manage_enis_cordoned: bool,
+    /// `DISABLE_TCP_EARLY_DEMUX`, of the init container: kubelet's probes then reach pods on branch
+    /// interfaces on older kernels.
+    pub disable_tcp_early_demux: bool,
+    /// How the agent reaches its cluster, and what it says there.
+    pub kubernetes: Kubernetes,
+}
+
+/// How the agent reaches its cluster, and what it says there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Kubernetes {
+    /// `MY_NODE_NAME`, from the downward API. Not part of the fingerprint.
+    #[serde(skip)]
     pub node_name: Option<String>,
+    /// `MY_POD_NAME`, from the downward API; the reporting instance of events. Not part of the
+    /// fingerprint.
+    #[serde(skip)]
+    pub pod_name: Option<String>,
+    /// `CLUSTER_ENDPOINT`: `https://host[:port]`, in the place of the cluster's service address,
+    /// which needs kube-proxy.
+    pub cluster_endpoint: Option<String>,
+    /// `KUBERNETES_SERVICE_HOST`, which the kubelet sets; `None`: not a pod.
+    pub service_host: Option<String>,
+    /// `KUBERNETES_SERVICE_PORT`, which the kubelet sets.
+    pub service_port: u16,
+    /// `ANNOTATE_POD_IP`: keep `vpc.amazonaws.com/pod-ips` on pods.
+    pub annotate_pod_ip: bool,
 }
 
 /// The three targets of the warm pool, as vpc-cni.md §4.4 combines them.

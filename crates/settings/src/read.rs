@@ -8,8 +8,8 @@ use ipnet::Ipv4Net;
 
 use crate::table::{OnInvalid, VARIABLES, Variable, variable};
 use crate::{
-    Admin, BindAddress, EniTags, Error, Errors, GroupSync, LogFile, LogLevel, Logs, NodeNetwork,
-    Notice, Paths, PolicyMode, RandomizeSnat, Settings, WarmTargets, parse,
+    Admin, BindAddress, EniTags, Error, Errors, GroupSync, Kubernetes, LogFile, LogLevel, Logs,
+    NodeNetwork, Notice, Paths, PolicyMode, RandomizeSnat, Settings, WarmTargets, parse,
 };
 
 /// Settings, with what was read differently from how it was written.
@@ -107,7 +107,16 @@ impl Reader {
                 metrics: !self.flag("DISABLE_METRICS"),
             },
             policy_mode: self.policy_mode(),
-            node_name: self.filled("MY_NODE_NAME"),
+            manage_enis_cordoned: self.flag("AWS_MANAGE_ENIS_NON_SCHEDULABLE"),
+            disable_tcp_early_demux: self.flag("DISABLE_TCP_EARLY_DEMUX"),
+            kubernetes: Kubernetes {
+                node_name: self.filled("MY_NODE_NAME"),
+                pod_name: self.filled("MY_POD_NAME"),
+                cluster_endpoint: self.cluster_endpoint(),
+                service_host: self.filled("KUBERNETES_SERVICE_HOST"),
+                service_port: self.service_port(),
+                annotate_pod_ip: self.flag("ANNOTATE_POD_IP"),
+            },
         }
     }
 
@@ -258,6 +267,33 @@ impl Reader {
             self.refuse(row, key, "nothing");
         }
         kept
+    }
+
+    /// As `https://host[:port]`; upstream's client takes a host alone too.
+    fn cluster_endpoint(&mut self) -> Option<String> {
+        let (row, value, _) = self.text("CLUSTER_ENDPOINT");
+        let host = value.strip_prefix("https://").unwrap_or(&value);
+        let host = host.strip_suffix('/').unwrap_or(host);
+        let unfit = |c: char| c == '/' || c == '@' || c.is_whitespace() || c.is_control();
+        if value.is_empty() {
+            return None;
+        }
+        if host.is_empty() || host.contains(unfit) {
+            self.refuse(row, value, "nothing");
+            return None;
+        }
+        Some(format!("https://{host}"))
+    }
+
+    fn service_port(&mut self) -> u16 {
+        let (row, value, _) = self.text("KUBERNETES_SERVICE_PORT");
+        match parse::integer(&value).and_then(|n| u16::try_from(n).ok()) {
+            Some(port) if port > 0 => port,
+            _ => {
+                self.refuse(row, value, row.default);
+                443
+            }
+        }
     }
 
     fn path(&mut self, name: &'static str) -> PathBuf {

@@ -243,6 +243,45 @@ fn every_row_of_the_table_is_read() {
 }
 
 #[test]
+fn the_clusters_address_is_an_https_url_or_a_host() {
+    let endpoint = |text| {
+        load(&[("CLUSTER_ENDPOINT", text)])
+            .kubernetes
+            .cluster_endpoint
+    };
+    assert_eq!(endpoint(""), None);
+    for text in [
+        "https://a.eks.amazonaws.com",
+        "https://a.eks.amazonaws.com/",
+        "a.eks.amazonaws.com",
+    ] {
+        assert_eq!(
+            endpoint(text).as_deref(),
+            Some("https://a.eks.amazonaws.com"),
+            "{text}"
+        );
+    }
+    assert_eq!(
+        endpoint("10.0.1.5:443").as_deref(),
+        Some("https://10.0.1.5:443")
+    );
+    for bad in ["http://a", "https://", "https://a/b", "a b", "u:p@a"] {
+        let said = errors(&[("CLUSTER_ENDPOINT", bad)]);
+        assert_eq!(said.len(), 1, "{bad}: {said:?}");
+        assert!(
+            said[0].to_string().starts_with("CLUSTER_ENDPOINT="),
+            "{said:?}"
+        );
+    }
+}
+
+#[test]
+fn two_nodes_that_run_alike_have_one_fingerprint() {
+    let on = |node, pod| load(&[("MY_NODE_NAME", node), ("MY_POD_NAME", pod)]).fingerprint();
+    assert_eq!(on("n1", "aws-node-a"), on("n2", "aws-node-b"));
+}
+
+#[test]
 fn the_fingerprint_tells_settings_apart_and_never_changes() {
     let a = Settings::default().fingerprint();
     assert_eq!(a, Settings::default().fingerprint());
