@@ -190,6 +190,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A certificate could not be made.
+    #[error("cannot make a certificate for {what}: {source}")]
+    Certificate {
+        /// For whom.
+        what: String,
+        /// What is wrong.
+        #[source]
+        source: rcgen::Error,
+    },
     /// Nothing to run.
     #[error("no command given: write it after --")]
     NoCommand,
@@ -212,7 +221,7 @@ fn flag(name: &str) -> String {
     }
 }
 
-fn among(known: &[String]) -> String {
+pub(crate) fn among(known: &[String]) -> String {
     match known {
         [] => " (there is none)".to_owned(),
         some => format!(" (there is {})", some.join(", ")),

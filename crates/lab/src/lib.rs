@@ -3,6 +3,7 @@
 pub mod build;
 pub mod cgroup;
 pub mod client;
+pub mod cluster;
 mod daemon;
 mod error;
 pub mod exec;
