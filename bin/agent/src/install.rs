@@ -16,7 +16,8 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use settings::Settings;
 
-const PLUGIN: &str = "aws-cni";
+/// The plugin's name.
+pub(crate) const PLUGIN: &str = "aws-cni";
 const LIST: &str = "10-aws.conflist";
 
 /// Puts plugin and list on the node.
@@ -24,11 +25,10 @@ pub(crate) fn install(settings: &Settings) -> anyhow::Result<()> {
     let bin = &settings.paths.cni_bin;
     let target = bin.join(PLUGIN);
     match beside_us(PLUGIN) {
-        Some(source) => put(
-            &target,
-            &fs::read(&source).context("reading the plugin")?,
-            0o755,
-        )?,
+        Some(source) => {
+            let content = fs::read(&source).context("reading the plugin")?;
+            put(&target, &content, 0o755)?;
+        }
         None if target.exists() => tracing::warn!(
             plugin = %target.display(),
             "no plugin lies beside the agent; the one that is installed stays"
@@ -39,7 +39,8 @@ pub(crate) fn install(settings: &Settings) -> anyhow::Result<()> {
         ),
     }
     let list = serde_json::to_vec_pretty(&list(settings)).context("writing the network list")?;
-    put(&settings.paths.cni_conf.join(LIST), &list, 0o644)
+    put(&settings.paths.cni_conf.join(LIST), &list, 0o644)?;
+    Ok(())
 }
 
 /// Takes the list away, so that the runtime sends no pods here.
@@ -86,10 +87,15 @@ fn list(settings: &Settings) -> Value {
 }
 
 /// Writes a file beside its place and renames it: nobody ever sees half of it. What is the same
-/// already is left alone, so that the runtime does not reload for nothing.
-fn put(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
-    if fs::read(path).is_ok_and(|there| there == content) {
-        return Ok(());
+/// already is left alone, so that the runtime does not reload for nothing; returns whether it was
+/// not.
+pub(crate) fn put(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<bool> {
+    let same_mode = |path| {
+        let mode_of = |facts: fs::Metadata| facts.permissions().mode() & 0o777;
+        fs::metadata(path).is_ok_and(|facts| mode_of(facts) == mode)
+    };
+    if same_mode(path) && fs::read(path).is_ok_and(|there| there == content) {
+        return Ok(false);
     }
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
@@ -104,7 +110,8 @@ fn put(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
         file.sync_all()?;
         fs::rename(&temporary, path)
     };
-    write().with_context(|| format!("{} cannot be installed", path.display()))
+    write().with_context(|| format!("{} cannot be installed", path.display()))?;
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@
 mod admin;
 mod boot;
 mod cloud;
+mod health;
+mod init;
 mod install;
 mod limits;
 mod links;
@@ -22,31 +24,81 @@ mod store;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use settings::Settings;
+use settings::{Loaded, LogFile, Settings};
 
 /// The exit code for a configuration that cannot be used (EX_USAGE).
 const BAD_CONFIG: u8 = 64;
 
+/// Variables, as the process has them.
+type Environment<'a> = &'a mut dyn Iterator<Item = (OsString, OsString)>;
+
 /// Runs the address agent until it is told to end.
-pub fn addresses(environment: impl Iterator<Item = (OsString, OsString)>) -> ExitCode {
+pub fn addresses(environment: Environment<'_>) -> ExitCode {
+    match configured(environment, |_| {}) {
+        Ok(settings) => done(run::run(settings)),
+        Err(code) => code,
+    }
+}
+
+/// Prepares the node: plugins, and kernel settings that need a privileged container.
+pub fn init(environment: Environment<'_>) -> ExitCode {
+    // What happens here is in `kubectl logs`; the log's directory is not mounted.
+    let to_stdout = |settings: &mut Settings| settings.logs.agent_file = LogFile::Stdout;
+    match configured(environment, to_stdout) {
+        Ok(settings) => done(init::run(&settings)),
+        Err(code) => code,
+    }
+}
+
+/// Asks the agent of this node whether it is alive, and with `ready` whether pods are served.
+/// Exit codes: 0 yes, 2 nobody listens, 3 no answer `within` the time, 4 no; 64 bad variables.
+pub fn health(environment: Environment<'_>, ready: bool, within: Duration) -> ExitCode {
+    let settings = match load(environment) {
+        Ok(loaded) => loaded.settings,
+        Err(code) => return code,
+    };
+    match health::check(&settings.paths.socket, ready, within) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(unhealthy) => {
+            eprintln!("branchline-agent: {unhealthy}");
+            ExitCode::from(unhealthy.code())
+        }
+    }
+}
+
+fn load(environment: Environment<'_>) -> Result<Loaded, ExitCode> {
     let text = environment
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let variables: std::collections::BTreeMap<String, String> = text.collect();
-    let loaded = match Settings::from_env(variables) {
-        Ok(loaded) => loaded,
-        Err(errors) => {
-            for error in &errors.0 {
-                eprintln!("branchline-agent: {error}");
-            }
-            return ExitCode::from(BAD_CONFIG);
+    Settings::from_env(variables).map_err(|errors| {
+        for error in &errors.0 {
+            eprintln!("branchline-agent: {error}");
         }
-    };
-    log::start(&loaded.settings.logs);
-    for notice in &loaded.notices {
+        ExitCode::from(BAD_CONFIG)
+    })
+}
+
+/// Settings, with logging started as they say.
+fn configured(
+    environment: Environment<'_>,
+    change: impl FnOnce(&mut Settings),
+) -> Result<Settings, ExitCode> {
+    let Loaded {
+        mut settings,
+        notices,
+    } = load(environment)?;
+    change(&mut settings);
+    log::start(&settings.logs);
+    for notice in notices {
         tracing::warn!(variable = notice.variable, "{notice}");
     }
-    match run::run(loaded.settings) {
+    Ok(settings)
+}
+
+fn done(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
