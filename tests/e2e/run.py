@@ -253,7 +253,7 @@ def test_agent_down_is_code_11_with_the_socket():
     with Lab() as lab:
         lab.pods(1)
         status = json.loads(lab.run("lab", "status", "-o", "json").stdout)
-        agent = status["nodes"][NODE]["agent"]["pid"]  # as the node counts its processes
+        agent = status["nodes"][NODE]["services"]["agent"]["pid"]  # as the node counts its processes
         lab.run("lab", "node", "exec", NODE, "--", "kill", "-STOP", str(agent))
         try:
             done = lab.run("lab", "pod", "run", "waits", "--node", NODE, "--", "sleep", "infinity", exit=None)
@@ -270,15 +270,15 @@ def test_agent_restart_keeps_connections_and_addresses():
         before = lab.run("lab", "pod", "list", "-o", "json").stdout
         enis = lab.shell("aws ec2 describe-network-interfaces --query 'NetworkInterfaces[].PrivateIpAddresses[].PrivateIpAddress' --output text")
         status = json.loads(lab.run("lab", "status", "-o", "json").stdout)
-        agent = status["nodes"][NODE]["agent"]["pid"]
+        agent = status["nodes"][NODE]["services"]["agent"]["pid"]
         lab.run("lab", "node", "exec", NODE, "--", "kill", "-KILL", str(agent))
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             now = json.loads(lab.run("lab", "status", "-o", "json").stdout)["nodes"][NODE]
-            if now["ready"] and now["agent"]["restarts"] > 0:
+            if now["ready"] and now["services"]["agent"]["restarts"] > 0:
                 break
             time.sleep(0.2)
-        assert now["ready"] and now["agent"]["restarts"] > 0, now
+        assert now["ready"] and now["services"]["agent"]["restarts"] > 0, now
         assert json.loads(before) == json.loads(lab.run("lab", "pod", "list", "-o", "json").stdout)
         assert enis.split() == lab.shell("aws ec2 describe-network-interfaces --query 'NetworkInterfaces[].PrivateIpAddresses[].PrivateIpAddress' --output text").split()
         done = lab.run("ping", f"node/{NODE}", "rds/orders:5432", "-o", "json", exit=1)

@@ -484,7 +484,7 @@ fn print_nodes(
             .and_then(|f| f.address)
             .map_or("-".to_owned(), |a| a.to_string());
         let ready = if status.ready { "Ready" } else { "NotReady" };
-        let agent = match &status.agent {
+        let agent = match status.agent() {
             None => "none".to_owned(),
             Some(a) => match (a.pid, a.restarts) {
                 (None, n) => format!("down, {n} restarts"),

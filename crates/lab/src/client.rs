@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, IoContext as _};
-use crate::node::{Answer, NodeStatus, PodName, PodStatus, Request, RunPod, ask};
+use crate::node::{
+    AGENT, Answer, NodeStatus, PodName, PodStatus, Request, RunPod, ServiceAction, ask,
+};
 use crate::place::Place;
 
 /// A pod and the node it is on.
@@ -133,7 +135,7 @@ fn spread(place: &Place, count: usize, node: Option<&str>) -> Result<Vec<String>
     let nodes = nodes(place)?;
     let mut load: Vec<(usize, String)> = nodes
         .into_iter()
-        .filter(|(_, status)| status.agent.is_some())
+        .filter(|(_, status)| status.agent().is_some())
         .map(|(name, status)| (status.pods.len(), name))
         .collect();
     let mut chosen = Vec::new();
@@ -210,7 +212,28 @@ pub fn set_agent_env(
     node: &str,
     changes: BTreeMap<String, Option<String>>,
 ) -> Result<(), Error> {
-    ask(&place.node_socket(node), &Request::SetAgentEnv { changes }).map(drop)
+    let order = Request::SetEnv {
+        service: AGENT.to_owned(),
+        changes,
+    };
+    ask(&place.node_socket(node), &order).map(drop)
+}
+
+/// Stops, starts, restarts or kills a service of a node.
+///
+/// # Errors
+/// When the node has no such service, or it does not come up again.
+pub fn service(
+    place: &Place,
+    node: &str,
+    service: &str,
+    action: ServiceAction,
+) -> Result<(), Error> {
+    let order = Request::Service {
+        service: service.to_owned(),
+        action,
+    };
+    ask(&place.node_socket(node), &order).map(drop)
 }
 
 /// Where the output of a pod is, which outlives the pod; or of a node's agent, or of a host.

@@ -6,17 +6,25 @@
 //! be created there, the directories that hold them are replaced by a tmpfs full of symlinks to the
 //! machine's entries (kept under `/run/host`), in which the node's own directories are real. No
 //! overlay file system is needed, and 300 symlinks take less than a millisecond.
+//!
+//! A node of a Kubernetes cluster has a disk as well: what kubelet, the runtime and the CNI plugins
+//! keep over a power cut lies in a directory of the lab, bound to its place. Its mounts are shared
+//! with its containers, so that a volume or a namespace made on one side appears on the other.
 
 use std::fs;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{MountFlags, mount, mount_bind, mount_bind_recursive, mount_move};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change,
+    mount_move,
+};
 
 use crate::cgroup::Cgroups;
 use crate::error::{Error, IoContext as _};
+use crate::node::ClusterView;
 use crate::sys;
 
 /// Where a node keeps the machine's directories that it replaced.
@@ -51,15 +59,69 @@ const OWN: [&str; 7] = [
 /// Where a pod's `/run` is put together.
 const POD_RUN: &str = "/run/.pod";
 
+/// More directories with entries of the node's own, on a node of a cluster.
+const CLUSTER_FARMS: [(&str, &[&str]); 6] = [
+    (
+        "/etc",
+        &[
+            "cni",
+            "kubernetes",
+            "containerd",
+            "resolv.conf",
+            "crictl.yaml",
+        ],
+    ),
+    ("/opt", &["cni"]),
+    ("/var", &["run", "log", "lib"]),
+    ("/var/log", &["aws-routed-eni", "pods", "containers"]),
+    ("/var/lib", &["cni", "kubelet", "containerd"]),
+    // kubelet makes a directory there whatever its configuration says.
+    ("/usr/libexec", &["kubernetes"]),
+];
+
+/// What a node of a cluster keeps on its disk.
+const ON_DISK: [&str; 9] = [
+    "/etc/cni",
+    "/etc/containerd",
+    "/etc/kubernetes",
+    "/opt/cni",
+    "/var/lib/cni",
+    "/var/lib/containerd",
+    "/var/lib/kubelet",
+    "/var/log/containers",
+    "/var/log/pods",
+];
+
+/// Settings of the machine that kubelet wants, and would write if they read otherwise. In the node
+/// they are ordinary files over the machine's, which stay as they are.
+const SYSCTLS: [(&str, &str); 6] = [
+    ("vm/overcommit_memory", "1"),
+    ("vm/panic_on_oom", "0"),
+    ("kernel/panic", "10"),
+    ("kernel/panic_on_oops", "1"),
+    ("kernel/keys/root_maxkeys", "1000000"),
+    ("kernel/keys/root_maxbytes", "25000000"),
+];
+
+/// Where a path of a node lies on its disk.
+pub(crate) fn on_disk(disk: &Path, path: &str) -> PathBuf {
+    disk.join(path.trim_start_matches('/').replace('/', "-"))
+}
+
 /// Builds a node's view. The caller is the node's first process, alone in fresh mount, network and
-/// cgroup namespaces; `node_dir` is the node's directory in the lab.
+/// cgroup namespaces; `node_dir` is the node's directory in the lab, `view` what a node of a
+/// cluster has more than a bare one.
 ///
 /// Returns the node's own view of the cgroups.
-pub(crate) fn enter_node(node_dir: &Path, cgroups: &Cgroups) -> Result<Cgroups, Error> {
+pub(crate) fn enter_node(
+    node_dir: &Path,
+    view: Option<&ClusterView>,
+    cgroups: &Cgroups,
+) -> Result<Cgroups, Error> {
     sys::own_mounts()?;
-    // Opened before /run is covered: the directory normally lies under it.
-    let dir = rustix::fs::open(node_dir, OFlags::PATH | OFlags::DIRECTORY, Mode::empty());
-    let dir = dir.at(node_dir)?;
+    // Opened before /run is covered: the directories normally lie under it.
+    let dir = directory(node_dir)?;
+    let disk = view.map(|c| directory(&c.disk)).transpose()?;
     tmpfs("/run")?;
     for dir in [HOST, SELF, "/run/lock"] {
         fs::create_dir_all(dir).at(dir)?;
@@ -67,8 +129,16 @@ pub(crate) fn enter_node(node_dir: &Path, cgroups: &Cgroups) -> Result<Cgroups, 
     let from = format!("/proc/self/fd/{}", dir.as_raw_fd());
     mount_bind(&from, SELF).at(SELF)?;
     drop(dir);
-    for (dir, own) in FARMS {
+    let farms: &[(&str, &[&str])] = if view.is_some() {
+        &CLUSTER_FARMS
+    } else {
+        &FARMS
+    };
+    for (dir, own) in farms {
         farm(Path::new(dir), own)?;
+    }
+    if let Some(disk) = disk {
+        bind_disk(&disk)?;
     }
     for dir in OWN {
         fs::create_dir_all(dir).at(dir)?;
@@ -78,7 +148,53 @@ pub(crate) fn enter_node(node_dir: &Path, cgroups: &Cgroups) -> Result<Cgroups, 
     fs::create_dir_all(&logs).at(&logs)?;
     mount_bind(&logs, "/var/log/aws-routed-eni").at(&logs)?;
     proc_and_sys()?;
-    cgroups.remount()
+    let cgroups = cgroups.remount(view.is_some())?;
+    if let Some(view) = view {
+        settle(view)?;
+    }
+    Ok(cgroups)
+}
+
+fn directory(path: &Path) -> Result<OwnedFd, Error> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).at(path)
+}
+
+/// Puts what the disk has in its places.
+fn bind_disk(disk: &OwnedFd) -> Result<(), Error> {
+    let top = PathBuf::from(format!("/proc/self/fd/{}", disk.as_raw_fd()));
+    for path in ON_DISK {
+        let from = on_disk(&top, path);
+        for dir in [&from, Path::new(path)] {
+            fs::create_dir_all(dir).at(dir)?;
+        }
+        mount_bind(&from, path).at(path)?;
+    }
+    Ok(())
+}
+
+/// The last of a cluster node's view: its files in `/etc`, the settings that kubelet reads, and the
+/// propagation of mounts.
+fn settle(view: &ClusterView) -> Result<(), Error> {
+    let crictl = "runtime-endpoint: unix:///run/containerd/containerd.sock\n";
+    for (path, text) in [
+        ("/etc/resolv.conf", view.resolv_conf.as_str()),
+        ("/etc/crictl.yaml", crictl),
+    ] {
+        fs::write(path, text).at(path)?;
+    }
+    let settings = Path::new("/run/.sysctl");
+    for (name, value) in SYSCTLS {
+        let (over, file) = (Path::new("/proc/sys").join(name), settings.join(name));
+        // Not every kernel has every one, and kubelet leaves out what is not there.
+        if over.exists() {
+            let dir = file.parent().unwrap_or(settings);
+            fs::create_dir_all(dir).at(dir)?;
+            fs::write(&file, format!("{value}\n")).at(&file)?;
+            mount_bind(&file, &over).at(&over)?;
+        }
+    }
+    let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
+    mount_change("/", shared).doing("share the node's mounts with its containers")
 }
 
 /// Builds a pod's view. The caller is the pod's first process, alone in fresh mount and network
@@ -119,7 +235,8 @@ fn proc_and_sys() -> Result<(), Error> {
 fn farm(dir: &Path, own: &[&str]) -> Result<(), Error> {
     let relative = dir.strip_prefix("/").unwrap_or(dir);
     let source = Path::new(HOST).join(relative);
-    if relative.components().count() == 1 {
+    // Below a directory that was replaced before, the machine's is kept already.
+    if !source.exists() {
         fs::create_dir_all(&source).at(&source)?;
         mount_bind_recursive(dir, &source).at(dir)?;
         tmpfs(&dir.to_string_lossy())?;

@@ -1,7 +1,7 @@
-//! Where a lab keeps what it has: one directory per lab, one cgroup per lab.
+//! Where a lab keeps what it has: one directory per lab, a second one for what is big, one cgroup.
 //!
 //! Invariant: everything that a lab leaves on the machine is found from its name alone: processes by
-//! the cgroup, namespaces and files by the directory. That is what lets `lab down` clean up after a
+//! the cgroup, namespaces and files by the directories. That is what lets `lab down` clean up after a
 //! daemon that was killed.
 
 use std::fmt;
@@ -10,6 +10,9 @@ use std::str::FromStr;
 
 /// Parent of all labs' directories unless told otherwise.
 pub const DEFAULT_PARENT: &str = "/run/branchline";
+
+/// Parent of the disks of labs in [`DEFAULT_PARENT`], which is in memory.
+const DISKS: &str = "/var/lib/branchline";
 
 /// The name of a lab: what a directory, a cgroup and a shell word can be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,6 +79,23 @@ impl Place {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The lab's directory for what is big or must be on a disk: containers' files, data bases.
+    /// Made by whoever puts something there; goes with the lab.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        if self.parent == Path::new(DEFAULT_PARENT) {
+            Path::new(DISKS).join(&self.name.0)
+        } else {
+            self.dir.join("disk")
+        }
+    }
+
+    /// The disk of a node: what stays when its instance is stopped.
+    #[must_use]
+    pub fn node_disk(&self, node: &str) -> PathBuf {
+        self.disk().join("nodes").join(node)
     }
 
     /// What the daemon says about itself: [`crate::state::State`].
@@ -172,6 +192,8 @@ mod tests {
         assert_eq!(a.cgroup(), Path::new("branchline/default"));
         assert_ne!(a.cgroup(), b.cgroup());
         assert_ne!(a.dir(), b.dir());
+        assert_eq!(a.disk(), Path::new("/var/lib/branchline/default"));
+        assert!(b.disk().starts_with(b.dir()));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Removing a lab, whether its daemon lives or was killed.
 //!
 //! Everything is found from the lab's name: processes by cgroup, pinned namespaces by the mounts
-//! below the directory. Links, routes, rules and connections live in those namespaces and end with
+//! below the directories. Links, routes, rules and connections live in those namespaces and end with
 //! them. Doing it twice, or to a lab that never was, is fine.
 
 use std::fs;
@@ -21,24 +21,29 @@ pub fn sweep(place: &Place, cgroups: &Cgroups) -> Result<(), Error> {
     let steps = [
         cgroups.kill(&group),
         sys::unmount_below(place.dir()),
+        sys::unmount_below(&place.disk()),
         cgroups.remove(&group),
+        remove_dir(&place.disk()),
         remove_dir(place.dir()),
     ];
     if let Some(top) = group.parent() {
         cgroups.remove_if_empty(top);
     }
-    // Not empty: another lab lives there.
-    let _ = fs::remove_dir(place.parent());
+    for parent in [Some(place.parent()), place.disk().parent()] {
+        // Not empty: another lab lives there.
+        let _ = parent.map(fs::remove_dir);
+    }
     steps.into_iter().collect()
 }
 
 /// Whether anything of the lab is left on the machine.
 #[must_use]
 pub fn is_left(place: &Place, cgroups: &Cgroups) -> bool {
-    place.dir().exists() || cgroups.exists(&place.cgroup())
+    place.dir().exists() || place.disk().exists() || cgroups.exists(&place.cgroup())
 }
 
-fn remove_dir(dir: &Path) -> Result<(), Error> {
+/// Removes a directory with all in it; that it is not there is fine.
+pub(crate) fn remove_dir(dir: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).at(dir),
         _ => Ok(()),

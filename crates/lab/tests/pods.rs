@@ -241,7 +241,8 @@ fn traffic_and_new_pods_need_no_daemon_and_ends_need_no_agent() {
     let agent = |lab: &Lab| {
         client::node_status(&lab.place, NODE)
             .unwrap()
-            .agent
+            .agent()
+            .cloned()
             .unwrap()
     };
     let before = agent(&lab).restarts;

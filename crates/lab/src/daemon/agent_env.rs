@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::Error;
-use crate::node::AgentSpec;
+use crate::node::{AGENT, ServiceSpec};
 use crate::topology::Agent;
 
 /// Where the EC2 API answers inside a VPC: the lab's interface endpoint.
@@ -37,7 +37,7 @@ pub(super) fn agent(
     wanted: &Agent,
     node: &str,
     program: &Path,
-) -> Result<Option<AgentSpec>, Error> {
+) -> Result<Option<ServiceSpec>, Error> {
     if !wanted.enabled {
         return Ok(None);
     }
@@ -51,9 +51,11 @@ pub(super) fn agent(
     let mut env: BTreeMap<String, String> = fixed.collect();
     env.insert("MY_NODE_NAME".to_owned(), node.to_owned());
     env.extend(wanted.env.clone());
-    Ok(Some(AgentSpec {
+    Ok(Some(ServiceSpec {
+        name: AGENT.to_owned(),
         program: agent,
         args: vec!["addresses".to_owned()],
         env,
+        after: None,
     }))
 }

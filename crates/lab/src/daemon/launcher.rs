@@ -338,7 +338,7 @@ async fn start_agent(launched: &mut Launched, wanted: &Agent, program: &Path) ->
         return Ok(());
     };
     launched.forward = Some(forward(launched.node.netns()).await?);
-    launched.node.start_agent(agent)
+    launched.node.start_service(agent)
 }
 
 /// Runs blocking work beside the event loop.

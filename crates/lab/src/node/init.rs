@@ -6,16 +6,16 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::{NetNs, Socket};
 use rustix::thread::UnshareFlags;
 
-use super::agent::Agent;
 use super::cni;
 use super::pods::{PodError, Runtime};
 use super::protocol::{Answer, NodeStatus, Request, RunPod};
+use super::service::{ServiceError, Services};
 use super::spec::{NodeSpec, PodSpec};
 use crate::cgroup::Cgroups;
 use crate::error::{Error, IoContext as _};
@@ -39,7 +39,7 @@ pub fn init(spec: &Path) -> Result<(), Error> {
     let machine = Cgroups::mounted()?;
     machine.join(&spec.cgroup)?;
     sys::unshare(UnshareFlags::NEWCGROUP)?;
-    machine.join_leaf(&spec.cgroup, LEAF)?;
+    machine.join_leaf(&spec.cgroup, LEAF, spec.cluster.is_some())?;
 
     NetNs::open(&spec.netns)?.enter_for_good()?;
     sys::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC)?;
@@ -48,7 +48,7 @@ pub fn init(spec: &Path) -> Result<(), Error> {
     let orders = UnixListener::bind(&socket).at(&socket)?;
     let logs = spec.dir.join("logs");
     std::fs::create_dir_all(&logs).at(&logs)?;
-    let cgroups = mounts::enter_node(&spec.dir, &machine)?;
+    let cgroups = mounts::enter_node(&spec.dir, spec.cluster.as_ref(), &machine)?;
     let lo = "lo".parse().expect("a valid link name");
     Socket::open()?.set_up(&lo, true)?;
     // Nobody in the stack sets it: the images of EKS nodes do.
@@ -59,8 +59,7 @@ pub fn init(spec: &Path) -> Result<(), Error> {
     std::thread::spawn(move || reaper.reap());
     let node = Arc::new(NodeInit {
         runtime: Arc::new(Runtime::new(procs.clone(), cgroups, spec.program.clone())),
-        agent: Mutex::default(),
-        procs,
+        services: Services::new(procs, spec.program.clone()),
         spec,
     });
     say_ready()?;
@@ -99,9 +98,8 @@ pub(crate) fn say_ready() -> Result<(), Error> {
 
 struct NodeInit {
     spec: NodeSpec,
-    procs: Procs,
     runtime: Arc<Runtime>,
-    agent: Mutex<Option<Agent>>,
+    services: Services,
 }
 
 impl NodeInit {
@@ -127,22 +125,9 @@ impl NodeInit {
 
     fn carry_out(&self, request: Request) -> Result<Answer, OrderError> {
         match request {
-            Request::StartAgent(spec) => {
-                let mut agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
-                if agent.is_some() {
-                    return Err(OrderError::AgentRuns);
-                }
-                let program = self.spec.program.clone();
-                *agent = Some(Agent::start(spec, self.procs.clone(), program)?);
-            }
-            Request::SetAgentEnv { changes } => {
-                let agent = self
-                    .agent
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone();
-                agent.ok_or(OrderError::NoAgent)?.set_env(changes);
-            }
+            Request::StartService(spec) => self.services.start(spec)?,
+            Request::SetEnv { service, changes } => self.services.set_env(&service, changes)?,
+            Request::Service { service, action } => self.services.act(&service, action)?,
             Request::RunPod(order) => return self.run(order),
             Request::DeletePod { pod, grace_ms } => {
                 self.runtime.delete(&pod, Duration::from_millis(grace_ms))?;
@@ -150,10 +135,9 @@ impl NodeInit {
             Request::CheckPod { pod } => self.runtime.check(&pod)?,
             Request::Gc => self.runtime.gc()?,
             Request::Status => {
-                let agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
                 return Ok(Answer::Node(NodeStatus {
                     ready: cni::is_configured(),
-                    agent: agent.as_ref().map(Agent::status),
+                    services: self.services.status(),
                     pods: self.runtime.list(),
                 }));
             }
@@ -162,16 +146,21 @@ impl NodeInit {
     }
 
     fn run(&self, order: RunPod) -> Result<Answer, OrderError> {
+        if self.spec.cluster.is_some() {
+            return Err(OrderError::Kubernetes(order.pod.to_string()));
+        }
         Ok(Answer::Pod(self.runtime.run(order)?))
     }
 }
 
 #[derive(Debug, thiserror::Error)]
 enum OrderError {
-    #[error("this node's agent was started already")]
-    AgentRuns,
-    #[error("this node has no agent")]
-    NoAgent,
+    #[error(
+        "pod {0}: this node belongs to a cluster, and its pods to kubelet: start it with kubectl"
+    )]
+    Kubernetes(String),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
     #[error(transparent)]
     Pod(#[from] PodError),
     #[error(transparent)]

@@ -9,11 +9,25 @@ use kernel::NetNs;
 
 use super::init::READY;
 use super::protocol::{Answer, Request, ask};
-use super::spec::{AgentSpec, NodeSpec};
+use super::spec::{ClusterView, NodeSpec, ServiceSpec};
 use crate::cgroup::Cgroups;
 use crate::error::{Error, IoContext as _};
 use crate::place::Place;
 use crate::sys;
+
+/// A node to boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boot {
+    /// Its name in the lab.
+    pub name: String,
+    /// Its host name.
+    pub hostname: String,
+    /// The `branchline` program.
+    pub program: PathBuf,
+    /// Its `/etc/resolv.conf` when it is to be a node of a Kubernetes cluster; its disk is
+    /// [`Place::node_disk`] then, and what is on it stays.
+    pub cluster: Option<String>,
+}
 
 /// A running node, as the daemon holds it.
 #[derive(Debug)]
@@ -25,11 +39,10 @@ pub struct Node {
 }
 
 impl Node {
-    /// Creates a node's namespaces and starts its first process; returns when it takes orders.
-    /// `program` is the `branchline` binary.
+    /// Boots a bare node: see [`Node::boot`].
     ///
     /// # Errors
-    /// When it did not come up; what was made is left to [`crate::teardown`].
+    /// When it did not come up.
     pub fn start(
         place: &Place,
         cgroups: &Cgroups,
@@ -37,18 +50,48 @@ impl Node {
         hostname: &str,
         program: &Path,
     ) -> Result<Self, Error> {
+        let boot = Boot {
+            name: name.to_owned(),
+            hostname: hostname.to_owned(),
+            program: program.to_owned(),
+            cluster: None,
+        };
+        Self::boot(place, cgroups, &boot)
+    }
+
+    /// Creates a node's namespaces and starts its first process; returns when it takes orders.
+    ///
+    /// # Errors
+    /// When it did not come up; what was made is left to [`crate::teardown`].
+    pub fn boot(place: &Place, cgroups: &Cgroups, boot: &Boot) -> Result<Self, Error> {
+        let name = &boot.name;
         let dir = place.node_dir(name);
         fs::create_dir_all(&dir).at(&dir)?;
         let netns = pin(place, name)?;
         let group = place.host_cgroup(name);
-        cgroups.create(&group)?;
+        let cluster = match &boot.cluster {
+            None => {
+                cgroups.create(&group)?;
+                None
+            }
+            Some(resolv_conf) => {
+                cgroups.create_whole(&group)?;
+                let disk = place.node_disk(name);
+                fs::create_dir_all(&disk).at(&disk)?;
+                Some(ClusterView {
+                    disk,
+                    resolv_conf: resolv_conf.clone(),
+                })
+            }
+        };
         let spec = NodeSpec {
-            name: name.to_owned(),
-            hostname: hostname.to_owned(),
+            name: name.clone(),
+            hostname: boot.hostname.clone(),
             netns: netns.clone(),
             dir: dir.clone(),
             cgroup: group,
-            program: program.to_owned(),
+            program: boot.program.clone(),
+            cluster,
         };
         let path = dir.join("spec.json");
         let text = serde_json::to_vec_pretty(&spec).map_err(|source| Error::Message {
@@ -57,12 +100,12 @@ impl Node {
         })?;
         fs::write(&path, text).at(&path)?;
         let log = dir.join("node.log");
-        let mut command = Command::new(program);
+        let mut command = Command::new(&boot.program);
         command.args(["lab", "node-init"]).arg(&path);
         let mut child = start_logged(&mut command, &log, true)?;
         await_ready(&mut child, name, &log)?;
         Ok(Self {
-            name: name.to_owned(),
+            name: name.clone(),
             socket: place.node_socket(name),
             netns,
             child,
@@ -95,15 +138,16 @@ impl Node {
         ask(&self.socket, request)
     }
 
-    /// Starts the agent.
+    /// Starts a program that the node then keeps running.
     ///
     /// # Errors
     /// When it cannot be started, or was started before.
-    pub fn start_agent(&self, agent: AgentSpec) -> Result<(), Error> {
-        self.ask(&Request::StartAgent(agent)).map(drop)
+    pub fn start_service(&self, service: ServiceSpec) -> Result<(), Error> {
+        self.ask(&Request::StartService(service)).map(drop)
     }
 
-    /// Ends the node with everything in it and removes what it had, its logs excepted.
+    /// Ends the node with everything in it and removes what it had, its logs and its disk excepted:
+    /// for what runs in it, a power cut.
     ///
     /// # Errors
     /// When something of it remains.

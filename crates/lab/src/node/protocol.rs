@@ -1,5 +1,6 @@
 //! The orders a node takes: one JSON line each way over its unix socket.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -8,8 +9,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::AgentSpec;
+use super::spec::ServiceSpec;
 use crate::error::{Error, IoContext as _};
+
+/// The service that is a bare node's agent.
+pub const AGENT: &str = "agent";
 
 /// A pod's namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -108,12 +112,21 @@ pub struct RunPod {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub enum Request {
-    /// Keep this agent running.
-    StartAgent(AgentSpec),
-    /// Change the agent's environment (`None` removes a variable) and start it anew.
-    SetAgentEnv {
+    /// Keep this program running.
+    StartService(ServiceSpec),
+    /// Change a service's environment (`None` removes a variable) and start it anew.
+    SetEnv {
+        /// Which.
+        service: String,
         /// The variables.
-        changes: std::collections::BTreeMap<String, Option<String>>,
+        changes: BTreeMap<String, Option<String>>,
+    },
+    /// Stop, start, restart or kill a service.
+    Service {
+        /// Which.
+        service: String,
+        /// What to do with it.
+        action: ServiceAction,
     },
     /// Start a pod; answered with its [`PodStatus`].
     RunPod(RunPod),
@@ -189,11 +202,28 @@ pub struct PodStatus {
     pub command: Vec<String>,
 }
 
-/// The agent of a node.
+/// What can be done with a service of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceAction {
+    /// Keep it running again.
+    Start,
+    /// SIGTERM, SIGKILL if that does not end it, and no new start.
+    Stop,
+    /// Stop it and start it at once.
+    Restart,
+    /// SIGKILL; it is started again as after a crash.
+    Kill,
+}
+
+/// A service of a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentStatus {
+pub struct ServiceStatus {
     /// Its process in the node, when it runs.
     pub pid: Option<i32>,
+    /// Whether it was told to stay down.
+    #[serde(default)]
+    pub stopped: bool,
     /// How often it was started again.
     pub restarts: u32,
     /// How it ended last.
@@ -205,10 +235,19 @@ pub struct AgentStatus {
 pub struct NodeStatus {
     /// Whether a network configuration is installed, which makes a node ready for pods.
     pub ready: bool,
-    /// Its agent, when it has one.
-    pub agent: Option<AgentStatus>,
+    /// What it keeps running, by name: `agent` on a bare node, `containerd` and `kubelet` on a
+    /// cluster's.
+    pub services: BTreeMap<String, ServiceStatus>,
     /// Its pods, by name.
     pub pods: Vec<PodStatus>,
+}
+
+impl NodeStatus {
+    /// Its agent, when it has one of its own.
+    #[must_use]
+    pub fn agent(&self) -> Option<&ServiceStatus> {
+        self.services.get(AGENT)
+    }
 }
 
 /// Sends an order to the node behind a socket and waits for the answer.

@@ -20,17 +20,34 @@ pub struct NodeSpec {
     pub cgroup: PathBuf,
     /// The `branchline` program.
     pub program: PathBuf,
+    /// What a node of a Kubernetes cluster has more than a bare one.
+    #[serde(default)]
+    pub cluster: Option<ClusterView>,
 }
 
-/// The agent of a node.
+/// What a node of a Kubernetes cluster sees, and a bare one does not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentSpec {
+pub struct ClusterView {
+    /// The directory that stands for its disk: what survives a power cut.
+    pub disk: PathBuf,
+    /// Its `/etc/resolv.conf`, as its VPC's DHCP would write it.
+    pub resolv_conf: String,
+}
+
+/// A program that a node keeps running.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// Its name, also of its cgroup below the node's and of its log.
+    pub name: String,
     /// The program.
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<String>,
     /// Its whole environment.
     pub env: BTreeMap<String, String>,
+    /// A socket that has to take connections before it is started: that of another service.
+    #[serde(default)]
+    pub after: Option<PathBuf>,
 }
 
 /// A pod's process, as its first process is told (it then becomes the command).
