@@ -1,13 +1,14 @@
 # make demo · make test · make bench · make lint · make build
 #
 # Everything runs on one Debian machine as root with stable Rust; what else is needed is installed
-# by scripts/deps.sh with apt-get (Debian packages) and pip (Python packages, in .venv).
+# by scripts/deps.sh with apt-get (Debian packages) and pip (Python packages, in .venv); the lab's
+# Kubernetes is built by scripts/kubernetes.sh from Go modules, once.
 
 CARGO ?= cargo
 TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 TARGET_DIR := $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
-.PHONY: help build debug deps demo test bench lint fmt clean
+.PHONY: help build debug kubernetes deps demo test bench lint fmt clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -21,13 +22,19 @@ deps: ## install the Debian packages that are missing
 # and procedural macros.
 build: ## release binaries in target/release
 	@scripts/deps.sh build
+	@scripts/kubernetes.sh $(TARGET_DIR)/kubernetes
 	$(CARGO) build --release --locked -p branchline -p branchline-agent
 	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" $(CARGO) build --release --locked -p branchline-cni --target $(TRIPLE)
 	@install -m 755 $(TARGET_DIR)/$(TRIPLE)/release/aws-cni $(TARGET_DIR)/release/aws-cni
 
 debug: ## the same binaries, unoptimised, in target/debug: what the tests run
 	@scripts/deps.sh build
+	@scripts/kubernetes.sh $(TARGET_DIR)/kubernetes
 	$(CARGO) build --locked -p branchline -p branchline-agent -p branchline-cni
+
+kubernetes: ## Kubernetes, CoreDNS and Helm for the lab, from their modules, in target/kubernetes/bin
+	@scripts/deps.sh build
+	@scripts/kubernetes.sh $(TARGET_DIR)/kubernetes
 
 demo: ## the story of the database that answers only sometimes
 	@scripts/deps.sh run

@@ -8,11 +8,22 @@ want() { command -v "$1" >/dev/null 2>&1 || [ -e "$1" ] || need+=("$2"); }
 want cc gcc
 want ld binutils
 want make make
+want /usr/include/stdio.h libc6-dev
+want /etc/ssl/certs/ca-certificates.crt ca-certificates
+# Without Go, scripts/kubernetes.sh takes it from PyPI.
+[ -n "${KUBEBUILDER_ASSETS:-}" ] || command -v go >/dev/null 2>&1 || {
+  want python3 python3
+  python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || need+=(python3-venv)
+}
 [ "${1:-run}" = build ] || {
   want ip iproute2
   want nft nftables
   want conntrack conntrack
   want iptables iptables
+  want containerd containerd
+  want runc runc
+  want busybox busybox-static
+  want /usr/lib/cni/loopback containernetworking-plugins
   want python3 python3
   python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || need+=(python3-venv)
 }
