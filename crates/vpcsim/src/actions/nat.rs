@@ -136,7 +136,12 @@ impl Action for CreateNatGatewayRequest {
             requester: Some("amazon-nat-gateway".into()),
         })?;
         let (host, owner) = (id.to_string(), "amazon-aws".to_owned());
-        state.attach(eni, Holder::Managed { host, owner }, true, cx.now, 0);
+        let holder = Holder::Managed {
+            host,
+            device: 0,
+            owner,
+        };
+        state.attach(eni, holder, true, cx.now, 0);
         let private_ip = state.enis[&eni].primary;
         if let Some((allocation, _)) = elastic {
             let association = AddressAssociation {

@@ -107,7 +107,7 @@ pub(super) fn attachments(state: &State) -> Result<BTreeMap<EniId, Attached>, Fa
             Holder::Instance {
                 instance, device, ..
             } => (instance.to_string(), *device),
-            Holder::Managed { host, .. } => (host.clone(), 0),
+            Holder::Managed { host, device, .. } => (host.clone(), *device),
         };
         let id = id.to_string();
         let eni_id: EniId = id

@@ -339,8 +339,8 @@ impl Sim {
         debug_assert!(set.is_ok());
     }
 
-    /// Attaches an interface to a host that is no instance. `owner` is what EC2 shows as the
-    /// attachment's owner, such as `amazon-rds`.
+    /// Attaches an interface to a host that is no instance: its primary one, or the next one when it
+    /// has some. `owner` is what EC2 shows as the attachment's owner, such as `amazon-rds`.
     ///
     /// # Errors
     /// The interface does not exist or is in use.
@@ -356,6 +356,7 @@ impl Sim {
             }
             let holder = Holder::Managed {
                 host: host.to_owned(),
+                device: free_device(&core.state, host),
                 owner: owner.to_owned(),
             };
             core.state.attach(id, holder, true, now, 0);
@@ -395,6 +396,20 @@ impl Sim {
         let (vpc, _) = core.state.vpcs.find(vpc.as_str()).ok()?;
         instance_at(&core.state, vpc, address).map(|id| id.to_string())
     }
+}
+
+/// The lowest number that no interface of a host has.
+fn free_device(state: &State, host: &str) -> u32 {
+    let taken = |eni: &crate::store::Eni| match &eni.held()?.holder {
+        Holder::Managed {
+            host: of, device, ..
+        } if of == host => Some(*device),
+        _ => None,
+    };
+    let taken: std::collections::BTreeSet<u32> = state.enis.values().filter_map(taken).collect();
+    (0..)
+        .find(|d| !taken.contains(d))
+        .expect("fewer interfaces than numbers")
 }
 
 /// The instance that holds the interface with `address`.

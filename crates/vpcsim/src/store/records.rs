@@ -384,6 +384,8 @@ pub(crate) enum Holder {
     Managed {
         /// The host as the fabric knows it.
         host: String,
+        /// The interface's number in that host; 0 is its primary one.
+        device: u32,
         /// The service or account that EC2 shows as the attachment's owner.
         owner: String,
     },
