@@ -137,7 +137,8 @@ pub(crate) fn refuse(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
     let late = grow::standing_in_the_way(pool, now);
     refuse_where(pool, effects, |place, waiting| {
         if waiting.deadline <= now {
-            return Some(late.clone().unwrap_or_else(|| outlook.reason(waiting)));
+            let waited = waiting.deadline.since(waiting.since);
+            return Some(late.clone().unwrap_or_else(|| outlook.reason(waited)));
         }
         let behind = place.checked_sub(coming)?;
         let rested_in_time = rests.get(behind).is_some_and(|at| *at < waiting.deadline);

@@ -37,6 +37,7 @@ pub(crate) fn take(pool: &mut Pool, event: Event, now: Millis, effects: &mut Vec
         Event::Add { ticket, key, pod } => allocate::add(pool, ticket, key, pod, now, effects),
         Event::Delete { ticket, key } => allocate::delete(pool, ticket, key, now, effects),
         Event::Imds(seen) => groups::imds(pool, seen),
+        Event::Cordoned(cordoned) => pool.cordoned = cordoned,
         Event::Drain => pool.draining = true,
         Event::Answered { op, result } => {
             if let Some(call) = pool.ops.remove(&op) {

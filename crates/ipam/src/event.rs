@@ -54,6 +54,9 @@ pub enum Event {
     },
     /// Instance metadata was read. It may lag; it never decides, it only makes the pool ask EC2.
     Imds(BTreeMap<EniId, ImdsEni>),
+    /// Whether the node is cordoned so that its interfaces stay as they are: none is created or
+    /// removed; what was begun is finished, and addresses on them still come and go.
+    Cordoned(bool),
     /// The agent ends: nothing new is started, waiting pods are refused.
     Drain,
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::arithmetic;
 use crate::effect::{Call, Effect, Refusal};
 use crate::event::{Failure, FailureKind};
-use crate::pool::{Backoff, Birth, Eni, Pool, SlotState, Stage, Waiting, Way, len};
+use crate::pool::{Backoff, Birth, Eni, Pool, SlotState, Stage, Way, len};
 use crate::types::{ClientToken, Millis};
 use settings::GroupSync;
 
@@ -227,13 +227,13 @@ pub(crate) enum Outlook {
 }
 
 impl Outlook {
-    /// The words for a pod whose patience ended.
-    pub(crate) fn reason(&self, waiting: &Waiting) -> Refusal {
+    /// The words for a pod that has waited for so long.
+    pub(crate) fn reason(&self, waited: Duration) -> Refusal {
         match self {
             Self::At(_, refusal) | Self::Never(refusal) => refusal.clone(),
             Self::Soon { waiting_for } => Refusal::TimedOut {
                 waiting_for: waiting_for.clone(),
-                patience: waiting.deadline.since(waiting.since),
+                patience: waited,
             },
         }
     }
@@ -315,7 +315,7 @@ fn refusal(pool: &Pool, failure: Failure, way: &Way, now: Millis) -> Refusal {
 
 fn limit(pool: &Pool) -> Refusal {
     let counts = pool.counts();
-    let (most, by) = pool.usable_interfaces();
+    let (most, by) = pool.allowed_interfaces();
     Refusal::Limit {
         interfaces: most + len(pool.foreign.len()),
         by,
@@ -367,5 +367,5 @@ fn has_room(pool: &Pool) -> bool {
 }
 
 fn has_no_room_by_count(pool: &Pool) -> bool {
-    len(pool.enis.len() + pool.births.len()) >= pool.usable_interfaces().0
+    len(pool.enis.len() + pool.births.len()) >= pool.allowed_interfaces().0
 }

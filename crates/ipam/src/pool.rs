@@ -23,6 +23,7 @@ pub struct Pool {
     /// Why the pool does not serve yet; `None` once it has.
     pub(crate) not_ready: Option<String>,
     pub(crate) draining: bool,
+    pub(crate) cordoned: bool,
     pub(crate) enis: BTreeMap<EniId, Eni>,
     /// Attached interfaces that are not ours to use; they count against the instance's limit.
     pub(crate) foreign: BTreeMap<EniId, u32>,
@@ -239,6 +240,7 @@ impl Pool {
             node: None,
             not_ready: Some("it has not read its identity from instance metadata yet".to_owned()),
             draining: false,
+            cordoned: false,
             enis: BTreeMap::new(),
             foreign: BTreeMap::new(),
             births: Vec::new(),
@@ -296,6 +298,17 @@ impl Pool {
             _ => (limit, EniLimitBy::InstanceType),
         };
         (most.saturating_sub(len(self.foreign.len())), by)
+    }
+
+    /// The same for now: a cordoned node gets no more than it has.
+    pub(crate) fn allowed_interfaces(&self) -> (u32, EniLimitBy) {
+        let (most, by) = self.usable_interfaces();
+        let has = len(self.enis.len() + self.births.len());
+        if self.cordoned && has < most {
+            (has, EniLimitBy::Cordon)
+        } else {
+            (most, by)
+        }
     }
 
     /// Addresses that were asked for and will be free when they come.

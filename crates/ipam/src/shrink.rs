@@ -16,7 +16,10 @@ use crate::types::Millis;
 pub(crate) fn plan(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
     repeat_unclear(pool, now, effects);
     let over = arithmetic::over(pool.config.warm, pool.stock());
-    let spare = spare_interface(pool, now);
+    let spare = match pool.cordoned {
+        true => None,
+        false => spare_interface(pool, now),
+    };
     if is_moving(pool) || (over == 0 && spare.is_none()) {
         pool.surplus_since = None;
         return;

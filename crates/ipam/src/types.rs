@@ -117,6 +117,8 @@ pub enum EniLimitBy {
     InstanceType,
     /// The variable `MAX_ENI`.
     MaxEni,
+    /// The node is cordoned: it keeps the interfaces that it has.
+    Cordon,
 }
 
 impl fmt::Display for EniLimitBy {
@@ -124,6 +126,7 @@ impl fmt::Display for EniLimitBy {
         f.write_str(match self {
             Self::InstanceType => "the instance type",
             Self::MaxEni => "MAX_ENI",
+            Self::Cordon => "a cordoned node (AWS_MANAGE_ENIS_NON_SCHEDULABLE is false)",
         })
     }
 }

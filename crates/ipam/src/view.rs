@@ -6,8 +6,9 @@ use std::net::Ipv4Addr;
 use settings::GroupSync;
 use vpc::facts::{EniId, SgId};
 
-use crate::effect::Call;
+use crate::effect::{Call, Refusal};
 use crate::event::Failure;
+use crate::grow::{self, Outlook};
 use crate::pool::{Eni, Pool, SlotState, Stage, len};
 use crate::types::{Allocation, Key, Millis, NodeFacts};
 
@@ -55,6 +56,35 @@ impl Pool {
             Some("it is shutting down")
         } else {
             self.not_ready.as_deref()
+        }
+    }
+
+    /// What a pod is told that has waited since `since` without an address.
+    pub fn why_waiting(&self, since: Millis) -> Refusal {
+        if let Some(reason) = self.not_ready() {
+            return Refusal::NotReady {
+                reason: reason.to_owned(),
+            };
+        }
+        grow::standing_in_the_way(self, self.clock)
+            .unwrap_or_else(|| grow::outlook(self, self.clock).reason(self.clock.since(since)))
+    }
+
+    /// Why the next pod would get no address, as far as that is foreseen; `None` while there is one,
+    /// or one is on its way.
+    pub fn obstacle(&self) -> Option<Refusal> {
+        if let Some(reason) = self.not_ready() {
+            return Some(Refusal::NotReady {
+                reason: reason.to_owned(),
+            });
+        }
+        let stock = self.stock();
+        if stock.available > 0 {
+            return None;
+        }
+        match grow::outlook(self, self.clock) {
+            Outlook::Soon { .. } => grow::standing_in_the_way(self, self.clock),
+            Outlook::At(_, refusal) | Outlook::Never(refusal) => Some(refusal),
         }
     }
 

@@ -170,6 +170,10 @@ fn storm(world: &mut World, coverage: &mut Coverage) {
             85..=87 => world.somebody_else(&groups),
             88 if world.rng.chance(30) => world.restart(coverage),
             89 => ebb(world, coverage),
+            90 => {
+                let cordoned = world.rng.chance(30);
+                world.cordon(cordoned);
+            }
             _ => {}
         }
         let span = *world.rng.pick(&[1u64, 50, 500, 3_000, 40_000]);
@@ -197,6 +201,7 @@ fn ebb(world: &mut World, coverage: &mut Coverage) {
 /// No more faults, no more people: ten minutes and two sweeps later all must be well.
 fn settle(world: &mut World, coverage: &mut Coverage) {
     world.faulty = 0;
+    world.cordon(false);
     world.cloud.lagging = false;
     for _ in 0..280 {
         world.metadata();

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipam::{
-    Allocation, Answer, Call, Config, Effect, Event, Failure, Key, Millis, NodeFacts, OpId, Pod,
-    Pool, Record, Refusal, Reply, Ticket, step,
+    Allocation, Answer, Call, ClientToken, Config, Effect, Event, Failure, Key, Millis, NodeFacts,
+    OpId, Pod, Pool, Record, Refusal, Reply, Ticket, step,
 };
-use vpc::facts::SgId;
+use vpc::facts::{EniId, SgId};
 
 use crate::cloud::{Cloud, Fault};
 use crate::rng::Rng;
@@ -33,6 +33,8 @@ pub(crate) struct World {
     pub(crate) config: Config,
     pub(crate) node: NodeFacts,
     calls: BTreeMap<OpId, (u64, Call, Option<Fault>)>,
+    cordoned: bool,
+    tokens: BTreeSet<ClientToken>,
     /// What a checkpoint would hold.
     ledger: BTreeMap<Key, Allocation>,
     released: BTreeMap<Ipv4Addr, Millis>,
@@ -57,6 +59,8 @@ impl World {
             config,
             node: node.clone(),
             calls: BTreeMap::new(),
+            cordoned: false,
+            tokens: BTreeSet::new(),
             ledger: BTreeMap::new(),
             released: BTreeMap::new(),
             returned: BTreeMap::new(),
@@ -79,7 +83,12 @@ impl World {
         if std::env::var_os("TRACE").is_some() {
             println!("{} {event:?}", self.now.0);
         }
+        let leaving = self.leaving();
         let effects = step(&mut self.pool, event, self.now);
+        if self.cordoned {
+            let more: Vec<_> = self.leaving().difference(&leaving).cloned().collect();
+            assert!(more.is_empty(), "{more:?} go from a cordoned node");
+        }
         if std::env::var_os("TRACE").is_some() {
             for effect in &effects {
                 println!("    {effect:?}");
@@ -89,6 +98,17 @@ impl World {
             self.perform(effect);
         }
         self.check();
+    }
+
+    pub(crate) fn cordon(&mut self, cordoned: bool) {
+        self.cordoned = cordoned;
+        self.feed(Event::Cordoned(cordoned));
+    }
+
+    /// Interfaces in service or coming that are to be removed.
+    fn leaving(&self) -> BTreeSet<EniId> {
+        let leaving = self.pool.enis().filter(|eni| eni.stage.is_leaving());
+        leaving.map(|eni| eni.id.clone()).collect()
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -184,6 +204,13 @@ impl World {
                 assert!(
                     !addresses.iter().any(in_use),
                     "unassigned under a pod: {call:?}"
+                );
+            }
+            Call::CreateEni { token, .. } => {
+                let new = self.tokens.insert(token.clone());
+                assert!(
+                    !(new && self.cordoned),
+                    "a new interface on a cordoned node"
                 );
             }
             _ => {}
@@ -383,6 +410,7 @@ impl World {
             released: self.released.clone(),
             returned: self.returned.clone(),
         });
+        self.feed(Event::Cordoned(self.cordoned));
         self.feed(Event::Node(self.node.clone()));
     }
 
