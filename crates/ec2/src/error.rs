@@ -1,4 +1,4 @@
-//! What can go wrong between a caller and EC2.
+//! What can go wrong between a caller and EC2, EKS or STS.
 //!
 //! Each message states the fact, the object (action, endpoint) and the likely cause where it is known.
 
@@ -22,7 +22,10 @@ pub enum Error {
     },
 
     /// EC2 answered that the caller may not: the IAM policy lacks [`Error::iam_action`].
-    #[error("{action}: {code}: {message} (the IAM policy must allow ec2:{action})")]
+    #[error(
+        "{action}: {code}: {message} (the IAM policy must allow {})",
+        iam(action)
+    )]
     Denied {
         action: &'static str,
         code: String,
@@ -33,7 +36,8 @@ pub enum Error {
     /// Calls of this action come too fast for the account, or for our own bucket.
     #[error(
         "{action}: throttled ({code}) after {attempts} attempts: \
-         who else calls EC2 with this account in this region?"
+         who else calls {} with this account in this region?",
+        service(action)
     )]
     Throttled {
         action: &'static str,
@@ -42,7 +46,7 @@ pub enum Error {
     },
 
     /// No answer in time. When `sent`, EC2 may have done it.
-    #[error("{action}: no answer from {endpoint} within {waited:?} ({attempts} attempts){}", outcome(*.sent))]
+    #[error("{action}: no answer from {endpoint} within {waited:?} ({attempts} attempts){}", outcome(action, *.sent))]
     Timeout {
         action: &'static str,
         endpoint: String,
@@ -52,7 +56,7 @@ pub enum Error {
     },
 
     /// No connection, or one that broke. When `sent`, EC2 may have done it.
-    #[error("{action}: cannot reach {endpoint}: {source}: {}{}", source.likely_cause(), outcome(*.sent))]
+    #[error("{action}: cannot reach {endpoint}: {source}: {}{}", source.likely_cause(), outcome(action, *.sent))]
     Unreachable {
         action: &'static str,
         endpoint: String,
@@ -102,9 +106,11 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
-    /// An answer that is not EC2's.
+    /// An answer that is not the service's.
     #[error(
-        "{action}: {endpoint} answers {status} with something that is not EC2's XML: {source}; it starts {start:?}: is it a proxy or another service?"
+        "{action}: {endpoint} answers {status} with something that is not {}'s {}: {source}; it starts {start:?}: is it a proxy or another service?",
+        service(action),
+        source.form()
     )]
     Decode {
         action: &'static str,
@@ -112,7 +118,7 @@ pub enum Error {
         status: u16,
         start: String,
         #[source]
-        source: Box<XmlError>,
+        source: Box<DecodeError>,
     },
 
     /// The same page twice: reading on would never end.
@@ -120,11 +126,50 @@ pub enum Error {
     EndlessPages { action: &'static str },
 }
 
-fn outcome(sent: bool) -> &'static str {
-    if sent {
-        "; it was sent, so EC2 may have carried it out"
-    } else {
-        ""
+/// An answer that cannot be read as the service's.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// EC2 and STS answer in XML.
+    #[error(transparent)]
+    Xml(#[from] XmlError),
+    /// The same, where serde reads it.
+    #[error(transparent)]
+    Document(#[from] quick_xml::DeError),
+    /// EKS answers in JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
+
+impl DecodeError {
+    fn form(&self) -> &'static str {
+        match self {
+            Self::Xml(_) | Self::Document(_) => "XML",
+            Self::Json(_) => "JSON",
+        }
+    }
+}
+
+/// EC2's actions go by their bare names, those of other services by the IAM action: `eks:ListClusters`.
+fn service(action: &str) -> String {
+    action
+        .split_once(':')
+        .map_or_else(|| "EC2".into(), |(service, _)| service.to_uppercase())
+}
+
+fn iam(action: &str) -> String {
+    match action.contains(':') {
+        true => action.to_owned(),
+        false => format!("ec2:{action}"),
+    }
+}
+
+fn outcome(action: &str, sent: bool) -> String {
+    match sent {
+        true => format!(
+            "; it was sent, so {} may have carried it out",
+            service(action)
+        ),
+        false => String::new(),
     }
 }
 
@@ -172,7 +217,7 @@ impl Error {
         }
     }
 
-    /// The action that failed.
+    /// The action that failed: EC2's by its name, others as `eks:ListClusters`.
     pub fn action(&self) -> Option<&'static str> {
         match self {
             Self::Api { action, .. }
@@ -190,12 +235,14 @@ impl Error {
 
     /// The IAM action that the call needs, `ec2:DescribeVpcs`.
     pub fn iam_action(&self) -> Option<String> {
-        self.action().map(|action| format!("ec2:{action}"))
+        self.action().map(iam)
     }
 
     /// The object that the request names does not exist (any more).
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Api { code, .. } if code.ends_with(".NotFound") || code == "NatGatewayNotFound")
+        matches!(self, Self::Api { code, .. } if code.ends_with(".NotFound")
+            || code == "NatGatewayNotFound"
+            || code == "ResourceNotFoundException")
     }
 
     /// The caller may not do this.

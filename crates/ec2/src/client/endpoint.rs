@@ -1,4 +1,4 @@
-//! Which URL is EC2: an override (the lab, an interface endpoint, a test), or the region's public one.
+//! Which URL is the service: an override (the lab, an interface endpoint, a test), or the region's public one.
 
 use std::fmt;
 
@@ -6,14 +6,7 @@ use http::Uri;
 
 use crate::error::Error;
 
-/// Read in this order. The last one is what the documentation of AWS's CNI names, and what its code ignores.
-const VARIABLES: [&str; 3] = [
-    "AWS_ENDPOINT_URL_EC2",
-    "AWS_ENDPOINT_URL",
-    "AWS_EC2_ENDPOINT",
-];
-
-/// A URL that requests are posted to.
+/// A URL that requests are sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint(Uri);
 
@@ -31,8 +24,12 @@ impl Endpoint {
         Ok(Self(uri))
     }
 
-    pub(crate) fn from_env(read: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, Error> {
-        for variable in VARIABLES {
+    /// The first of `variables` that is set.
+    pub(crate) fn from_env(
+        variables: &[&'static str],
+        read: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Self>, Error> {
+        for &variable in variables {
             if let Some(url) = read(variable).filter(|url| !url.trim().is_empty()) {
                 return Self::parse(variable, &url).map(Some);
             }
@@ -41,7 +38,7 @@ impl Endpoint {
     }
 
     /// `https://ec2.us-west-2.amazonaws.com`; China's partition has a domain of its own.
-    pub(crate) fn public(region: &str) -> Result<Self, Error> {
+    pub(crate) fn public(service: &str, region: &str) -> Result<Self, Error> {
         let suffix = if region.starts_with("cn-") {
             "amazonaws.com.cn"
         } else {
@@ -49,12 +46,16 @@ impl Endpoint {
         };
         Self::parse(
             "the region's endpoint",
-            &format!("https://ec2.{region}.{suffix}"),
+            &format!("https://{service}.{region}.{suffix}"),
         )
     }
 
-    pub(crate) fn uri(&self) -> &Uri {
-        &self.0
+    /// The URL of `path` (with its query) below this one; an empty path is this one.
+    pub(crate) fn join(&self, path: &str) -> String {
+        match path {
+            "" => self.0.to_string(),
+            path => format!("{self}{path}"),
+        }
     }
 }
 
@@ -76,7 +77,8 @@ mod tests {
                     .find(|(n, _)| *n == name)
                     .map(|(_, v)| (*v).to_owned())
             };
-            Endpoint::from_env(read).map(|e| e.map(|e| e.to_string()))
+            Endpoint::from_env(super::super::service::EC2.variables, read)
+                .map(|e| e.map(|e| e.to_string()))
         };
         assert_eq!(env(&[]).unwrap(), None);
         let all = env(&[
@@ -101,7 +103,7 @@ mod tests {
 
     #[test]
     fn regions_have_public_endpoints() {
-        let public = |region| Endpoint::public(region).map(|e| e.to_string());
+        let public = |region| Endpoint::public("ec2", region).map(|e| e.to_string());
         assert_eq!(
             public("us-west-2").unwrap(),
             "https://ec2.us-west-2.amazonaws.com"

@@ -7,6 +7,7 @@ mod bucket;
 mod credentials;
 mod endpoint;
 mod retry;
+mod service;
 pub(crate) mod transport;
 
 use std::fmt;
@@ -19,7 +20,7 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4::SigningParams;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body_util::Full;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
@@ -28,7 +29,7 @@ pub use bucket::{Limits, Rate};
 pub use retry::Retry;
 pub use transport::SendError;
 
-use crate::error::Error;
+use crate::error::{DecodeError, Error};
 use crate::types::{Operation, Paged};
 use crate::wire::{ErrorResponse, NodeMut, NodeRef, Shape, form, xml};
 use bucket::Buckets;
@@ -37,7 +38,9 @@ use endpoint::Endpoint;
 use retry::{Failure, classify, repeat_harms};
 use transport::Transport;
 
-const CONTENT_TYPE: &str = "application/x-www-form-urlencoded; charset=utf-8";
+pub(crate) use service::Service;
+
+pub(crate) const CONTENT_TYPE: &str = "application/x-www-form-urlencoded; charset=utf-8";
 const USER_AGENT: &str = concat!("branchline/", env!("CARGO_PKG_VERSION"));
 
 /// A client for EC2 in one region. Clones share connections, credentials and buckets.
@@ -46,7 +49,9 @@ pub struct Client {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+/// One service in one region: what signs, sends and repeats, whatever the protocol.
+pub(crate) struct Inner {
+    service: &'static Service,
     transport: Transport,
     credentials: Source,
     region: Option<String>,
@@ -121,6 +126,7 @@ impl Builder {
     }
 
     /// The endpoint's URL; else AWS_ENDPOINT_URL_EC2, AWS_ENDPOINT_URL, AWS_EC2_ENDPOINT, else the region's public one.
+    /// Clients of other services read the variable of their own name in place of EC2's.
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.endpoint = Some(url.into());
         self
@@ -158,38 +164,47 @@ impl Builder {
 
     /// The client. Reads the environment for the endpoint; connects to nothing yet.
     pub fn build(self) -> Result<Client, Error> {
+        let inner = self.connect(&service::EC2)?;
+        Ok(Client { inner })
+    }
+
+    /// The part of a client that every service has.
+    pub(crate) fn connect(self, service: &'static Service) -> Result<Arc<Inner>, Error> {
         let endpoint = match &self.endpoint {
             Some(url) => Some(Endpoint::parse("the endpoint", url)?),
-            None => Endpoint::from_env(|name| std::env::var(name).ok())?,
+            None => Endpoint::from_env(service.variables, |name| std::env::var(name).ok())?,
         };
         let transport = Transport::new();
-        Ok(Client {
-            inner: Arc::new(Inner {
-                credentials: Source::new(transport.clone(), self.provider, self.profile),
-                transport,
-                region: self.region,
-                endpoint,
-                place: OnceCell::new(),
-                buckets: Mutex::new(Buckets::new(self.limits)),
-                retry: self.retry,
-                observer: self.observer,
-            }),
-        })
+        Ok(Arc::new(Inner {
+            service,
+            credentials: Source::new(transport.clone(), self.provider, self.profile),
+            transport,
+            region: self.region,
+            endpoint,
+            place: OnceCell::new(),
+            buckets: Mutex::new(Buckets::new(self.limits)),
+            retry: self.retry,
+            observer: self.observer,
+        }))
     }
 }
 
 /// A request ready to be sent any number of times.
-struct Call {
-    action: &'static str,
-    read_only: bool,
-    repeat_harms: bool,
-    body: Bytes,
+pub(crate) struct Call {
+    pub(crate) action: &'static str,
+    pub(crate) read_only: bool,
+    pub(crate) repeat_harms: bool,
+    pub(crate) method: Method,
+    /// Path and query below the endpoint's own path, percent-encoded; empty: the endpoint itself.
+    pub(crate) path: String,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: Bytes,
 }
 
 /// A successful answer.
-struct Answer {
-    body: Bytes,
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) body: Bytes,
+    pub(crate) status: u16,
 }
 
 impl Client {
@@ -215,19 +230,19 @@ impl Client {
             action: O::NAME,
             read_only: O::READ_ONLY,
             repeat_harms: repeat_harms(&request),
+            method: Method::POST,
+            path: String::new(),
+            content_type: CONTENT_TYPE,
             body: form::encode(O::NAME, &request).into(),
         };
         // On the heap: a caller that joins a dozen calls must not need a dozen of these (12 KiB) on its stack.
         let Answer { body, status } = Box::pin(self.inner.attempts(&call)).await?;
         match xml::decode::<O>(&body) {
             Ok((output, _)) => Ok(output),
-            Err(source) => Err(Error::Decode {
-                action: O::NAME,
-                endpoint: self.inner.place().await?.endpoint.to_string(),
-                status,
-                start: start_of(&body),
-                source: source.into(),
-            }),
+            Err(source) => Err(self
+                .inner
+                .undecodable(O::NAME, status, &body, source.into())
+                .await),
         }
     }
 
@@ -281,6 +296,31 @@ impl<O: Paged> Pages<O> {
 }
 
 impl Inner {
+    /// The region that calls go to.
+    pub(crate) async fn region(&self) -> Result<&str, Error> {
+        Ok(&self.place().await?.region)
+    }
+
+    /// An answer of status 2xx that is not the service's.
+    pub(crate) async fn undecodable(
+        &self,
+        action: &'static str,
+        status: u16,
+        body: &[u8],
+        source: DecodeError,
+    ) -> Error {
+        match self.place().await {
+            Ok(place) => Error::Decode {
+                action,
+                endpoint: place.endpoint.to_string(),
+                status,
+                start: start_of(body),
+                source: Box::new(source),
+            },
+            Err(error) => error,
+        }
+    }
+
     async fn place(&self) -> Result<&Place, Error> {
         let place = async {
             let region = match &self.region {
@@ -289,7 +329,7 @@ impl Inner {
             };
             let endpoint = match &self.endpoint {
                 Some(endpoint) => endpoint.clone(),
-                None => Endpoint::public(&region)?,
+                None => Endpoint::public(self.service.name, &region)?,
             };
             Ok(Place { region, endpoint })
         };
@@ -301,7 +341,8 @@ impl Inner {
         with(&mut self.buckets.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn attempts(&self, call: &Call) -> Result<Answer, Error> {
+    /// Sends a call until it has a final answer.
+    pub(crate) async fn attempts(&self, call: &Call) -> Result<Answer, Error> {
         let start = Instant::now();
         let deadline = start + self.retry.budget;
         let place = self.place().await?;
@@ -310,7 +351,7 @@ impl Inner {
             self.wait_for_token(call, deadline, number).await?;
             let began = Instant::now();
             let outcome = self.attempt(call, place, deadline).await;
-            let (failure, error) = match judge(call, place, outcome, number, start) {
+            let (failure, error) = match judge(self.service, call, place, outcome, number, start) {
                 Ok(answer) => {
                     self.observe(call, number, Some(answer.status), None, began);
                     return Ok(answer);
@@ -368,7 +409,7 @@ impl Inner {
                 return Outcome::Never(Error::Credentials { source });
             }
         };
-        let request = match signed(call, place, credentials) {
+        let request = match signed(self.service, call, place, credentials) {
             Ok(request) => request,
             Err(source) => {
                 return Outcome::Never(Error::Signing {
@@ -427,6 +468,7 @@ enum Outcome {
 }
 
 fn judge(
+    service: &Service,
     call: &Call,
     place: &Place,
     outcome: Outcome,
@@ -473,18 +515,19 @@ fn judge(
                 status,
             })
         }
-        Outcome::Answer(answer) => Err(judge_error(action, endpoint, &answer, attempts)),
+        Outcome::Answer(answer) => Err(judge_error(service, action, endpoint, &answer, attempts)),
     }
 }
 
 fn judge_error(
+    service: &Service,
     action: &'static str,
     endpoint: String,
     answer: &Response<Bytes>,
     attempts: u32,
 ) -> (Failure, Error) {
     let status = answer.status().as_u16();
-    match xml::decode_error(answer.body()) {
+    match (service.decode_error)(answer) {
         Ok(error) => {
             let failure = classify(status, &error.code);
             let ErrorResponse { code, message, .. } = &error;
@@ -511,7 +554,7 @@ fn judge_error(
         }
         Err(source) => {
             let start = start_of(answer.body());
-            let source = source.into();
+            let source = Box::new(source);
             (
                 classify(status, ""),
                 Error::Decode {
@@ -537,31 +580,38 @@ fn status_of(error: &Error) -> Option<u16> {
     }
 }
 
-/// The start of an answer that is not EC2's, for people to recognize it by.
+/// The start of an answer that is not the service's, for people to recognize it by.
 fn start_of(body: &[u8]) -> String {
     String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned()
 }
 
 type SigningResult = Result<Request<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>>;
 
-fn signed(call: &Call, place: &Place, credentials: Credentials) -> SigningResult {
-    let url = place.endpoint.uri();
-    let mut request = Request::post(url.clone())
-        .header(http::header::CONTENT_TYPE, CONTENT_TYPE)
+fn signed(
+    service: &Service,
+    call: &Call,
+    place: &Place,
+    credentials: Credentials,
+) -> SigningResult {
+    let url = place.endpoint.join(&call.path);
+    let mut request = Request::builder()
+        .method(&call.method)
+        .uri(&url)
+        .header(http::header::CONTENT_TYPE, call.content_type)
         .header(http::header::USER_AGENT, USER_AGENT)
         .body(Full::new(call.body.clone()))?;
     let identity = credentials.into();
     let params = SigningParams::builder()
         .identity(&identity)
         .region(&place.region)
-        .name("ec2")
+        .name(service.name)
         .time(SystemTime::now())
         .settings(SigningSettings::default())
         .build()?
         .into();
-    let headers = [("content-type", CONTENT_TYPE)].into_iter();
+    let headers = [("content-type", call.content_type)].into_iter();
     let body = SignableBody::Bytes(&call.body);
-    let signable = SignableRequest::new("POST", url.to_string(), headers, body)?;
+    let signable = SignableRequest::new(call.method.as_str(), url, headers, body)?;
     let (instructions, _) = sign(signable, &params)?.into_parts();
     instructions.apply_to_request_http1x(&mut request);
     Ok(request)
@@ -580,7 +630,7 @@ fn fill_token(request: &mut dyn Shape) {
 }
 
 /// 128 random bits in hexadecimal.
-fn token() -> String {
+pub(crate) fn token() -> String {
     format!("{:016x}{:016x}", dice(), dice())
 }
 
