@@ -158,6 +158,21 @@ pub enum Error {
         /// Where it was looked for.
         program: PathBuf,
     },
+    /// A program that the distribution has to provide is missing.
+    #[error("{program} is not installed, and a cluster's nodes need it: apt-get install {program}")]
+    NotInstalled {
+        /// Its name, and that of its package.
+        program: &'static str,
+    },
+    /// A program of Kubernetes is not where it should be.
+    #[error(
+        "{} is missing: build Kubernetes (make build), or name a directory that has it with --kubernetes DIR",
+        program.display()
+    )]
+    NoKubernetes {
+        /// Where it was looked for.
+        program: PathBuf,
+    },
     /// An agent that does not get its node ready.
     #[error("node {node} is not ready for pods: its agent said last:\n{said}")]
     NodeNotReady {

@@ -5,4 +5,5 @@ mod join;
 mod pki;
 
 pub use join::{Joinable, Joining};
+pub(crate) use pki::write as write_file;
 pub use pki::{Authority, Identity, KubeletIdentity, Pki};

@@ -6,6 +6,7 @@
 
 mod cni;
 mod init;
+pub mod kube;
 mod launch;
 mod pods;
 mod protocol;

@@ -1,0 +1,70 @@
+//! containerd's configuration, as the EKS images have it where that matters.
+
+use std::fs;
+use std::path::Path;
+
+use super::{CONTAINERD, SOCKET, installed};
+use crate::error::{Error, IoContext as _};
+use crate::mounts::on_disk;
+use crate::node::ServiceSpec;
+
+/// What every pod's namespaces hang on; imported, since there is no registry.
+const PAUSE: &str = "registry.k8s.io/pause:3.10";
+
+/// `restrict_oom_score_adj`: without CAP_SYS_RESOURCE no process may lower its score, and runc fails
+/// if it is told to. Snapshotters that this file system cannot have are left out, or each start
+/// complains about them.
+fn config() -> String {
+    format!(
+        r#"version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+disabled_plugins = [
+  "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.tracing.processor.v1.otlp",
+  "io.containerd.internal.v1.tracing",
+]
+
+[grpc]
+  address = "{SOCKET}"
+
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{PAUSE}"
+  restrict_oom_score_adj = true
+  disable_hugetlb_controller = true
+  tolerate_missing_hugetlb_controller = true
+
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/opt/cni/bin"
+    conf_dir = "/etc/cni/net.d"
+
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "overlayfs"
+    default_runtime_name = "runc"
+
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        SystemdCgroup = false
+"#
+    )
+}
+
+/// Writes the configuration to a node's disk.
+pub(super) fn write(disk: &Path) -> Result<(), Error> {
+    let dir = on_disk(disk, "/etc/containerd");
+    fs::create_dir_all(&dir).at(&dir)?;
+    let path = dir.join("config.toml");
+    fs::write(&path, config()).at(&path)
+}
+
+/// containerd as a service of a node.
+pub(super) fn service() -> Result<ServiceSpec, Error> {
+    installed("runc")?;
+    let args = vec!["--config".into(), "/etc/containerd/config.toml".into()];
+    Ok(super::service(CONTAINERD, installed("containerd")?, args))
+}
