@@ -164,15 +164,6 @@ pub enum Error {
         /// Its name, and that of its package.
         program: &'static str,
     },
-    /// A program of Kubernetes is not where it should be.
-    #[error(
-        "{} is missing: build Kubernetes (make build), or name a directory that has it with --kubernetes DIR",
-        program.display()
-    )]
-    NoKubernetes {
-        /// Where it was looked for.
-        program: PathBuf,
-    },
     /// An agent that does not get its node ready.
     #[error("node {node} is not ready for pods: its agent said last:\n{said}")]
     NodeNotReady {
@@ -204,6 +195,108 @@ pub enum Error {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// Programs of Kubernetes are not where they should be.
+    #[error(
+        "no Kubernetes in {}, missing: {missing}; build it with scripts/kubernetes.sh (make build does), or name a directory with its programs by --kubernetes or KUBEBUILDER_ASSETS",
+        dir.display()
+    )]
+    NoKubernetes {
+        /// The directory.
+        dir: PathBuf,
+        /// The programs that are not there.
+        missing: String,
+    },
+    /// A program that is not Kubernetes, or too old.
+    #[error(
+        "{} said '{said}' to --version: the lab needs Kubernetes 1.34 or newer, see --kubernetes and KUBEBUILDER_ASSETS",
+        program.display()
+    )]
+    WrongKubernetes {
+        /// The program.
+        program: PathBuf,
+        /// What it said.
+        said: String,
+    },
+    /// Programs of several versions.
+    #[error(
+        "{} holds several versions of Kubernetes: {first}, {second}; build them together with scripts/kubernetes.sh",
+        dir.display()
+    )]
+    MixedKubernetes {
+        /// The directory.
+        dir: PathBuf,
+        /// One program and its version.
+        first: String,
+        /// Another one.
+        second: String,
+    },
+    /// A program of a control plane ended while it was started.
+    #[error("{component} of cluster {cluster} ended ({how}); it said last:\n{said}")]
+    ComponentEnded {
+        /// The cluster.
+        cluster: String,
+        /// The program.
+        component: String,
+        /// Its exit status.
+        how: String,
+        /// The end of its log.
+        said: String,
+    },
+    /// A control plane that does not get ready.
+    #[error(
+        "the API server of cluster {cluster} is not ready after {seconds} s: {answer}; see {}",
+        log.display()
+    )]
+    NotReady {
+        /// The cluster.
+        cluster: String,
+        /// How long it was given.
+        seconds: u64,
+        /// What it answered last.
+        answer: String,
+        /// Its log.
+        log: PathBuf,
+    },
+    /// kubectl or helm failed.
+    #[error("{what} on cluster {cluster} failed: {said}")]
+    Kubectl {
+        /// The cluster.
+        cluster: String,
+        /// The program and what it was to do.
+        what: String,
+        /// Its own words.
+        said: String,
+    },
+    /// Something in a cluster does not get ready.
+    #[error("cluster {cluster}: {what} after {seconds} s\n{said}")]
+    ClusterNotReady {
+        /// The cluster.
+        cluster: String,
+        /// What, and how far it is.
+        what: String,
+        /// How long it was given.
+        seconds: u64,
+        /// Events and logs that tell why.
+        said: String,
+    },
+    /// TLS of a client of the lab's own.
+    #[error("cannot set up TLS for cluster {cluster}: {source}")]
+    Tls {
+        /// The cluster.
+        cluster: String,
+        /// What is wrong.
+        #[source]
+        source: rustls::Error,
+    },
+    /// EKS refused something.
+    #[error("cannot build cluster '{cluster}': {source}")]
+    Eks {
+        /// The cluster.
+        cluster: String,
+        /// What EKS said.
+        #[source]
+        source: Box<ec2::Error>,
     },
     /// A certificate could not be made.
     #[error("cannot make a certificate for {what}: {source}")]

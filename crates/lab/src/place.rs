@@ -14,6 +14,9 @@ pub const DEFAULT_PARENT: &str = "/run/branchline";
 /// Parent of the disks of labs in [`DEFAULT_PARENT`], which is in memory.
 const DISKS: &str = "/var/lib/branchline";
 
+/// What the host names of control planes begin with.
+const PLANE: &str = "cluster-";
+
 /// The name of a lab: what a directory, a cgroup and a shell word can be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LabName(String);
@@ -134,10 +137,33 @@ impl Place {
         self.dir.join("nodes")
     }
 
-    /// A node's directory: its socket, its log, its pods' logs.
+    /// Where the directories of clusters' control planes are.
+    #[must_use]
+    pub fn clusters_dir(&self) -> PathBuf {
+        self.dir.join("clusters")
+    }
+
+    /// The name under which a cluster's control plane is a host: of its namespace and its cgroup. No
+    /// node can have it.
+    #[must_use]
+    pub fn plane(cluster: &str) -> String {
+        format!("{PLANE}{cluster}")
+    }
+
+    /// The directory of a node or, under its host name, of a control plane: its socket, its log, its
+    /// pods' logs.
     #[must_use]
     pub fn node_dir(&self, node: &str) -> PathBuf {
-        self.nodes_dir().join(node)
+        match node.strip_prefix(PLANE) {
+            Some(cluster) => self.clusters_dir().join(cluster),
+            None => self.nodes_dir().join(node),
+        }
+    }
+
+    /// The user's kubeconfig: one context per cluster.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
     }
 
     /// The log that a node's agent writes.

@@ -1,8 +1,8 @@
 //! Certificates of a cluster: an authority of its own, made anew with every cluster.
 //!
 //! All keys are ECDSA P-256. Private files have mode 0600 and lie in the cluster's directory, so
-//! they go with the lab. No identity of the group `system:masters` is kept: the one that the
-//! bootstrap uses is never written, see [`super::kubeconfig`].
+//! they go with the lab. The only identity of the group `system:masters` is that of the bootstrap,
+//! whose file is removed before anybody is told that the cluster is there.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;

@@ -123,7 +123,10 @@ fn identity(dir: &Path, name: &str, identity: &Identity) -> Result<(), Error> {
 pub(super) fn service(member: &Member) -> Result<ServiceSpec, Error> {
     let program = member.bin_dir.join("kubelet");
     if !program.exists() {
-        return Err(Error::NoKubernetes { program });
+        return Err(Error::NoKubernetes {
+            dir: member.bin_dir.clone(),
+            missing: "kubelet".to_owned(),
+        });
     }
     let labels: Vec<String> = member
         .labels
