@@ -213,6 +213,7 @@ fn attempt(inputs: &Inputs, place: &Placement, report: Report) -> Attempt {
             (Predicted::Blocked, format!("{at}: {reason}"))
         }
         Outcome::Partly { why, .. } => (Predicted::Unknown, why.clone()),
+        Outcome::NoEndpoint { why } => (Predicted::Blocked, why.clone()),
         Outcome::Unknown { need } => (Predicted::Unknown, need.clone()),
         Outcome::Impossible { why } => (Predicted::Unknown, why.clone()),
     };

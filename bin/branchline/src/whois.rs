@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Args;
 use reach::facts::{Inputs, InstanceLimits, Node, Pod};
 use reach::noun::Noun;
-use reach::resolve::{Owner, find_eni, find_group, find_instance, find_pod, owner, short_name};
+use reach::resolve::{Owner, find_eni, find_group, find_instance, find_pod, find_rds, owner, short_name};
 use serde::Serialize;
 use vpc::facts::{Eni, EniKind};
 
@@ -121,13 +121,7 @@ fn look_up(inputs: &Inputs, what: &str) -> anyhow::Result<Document> {
             Ok(of_pod(inputs, node, pod))
         }
         Noun::Node(name) => of_node(inputs, &name),
-        noun @ Noun::Rds(_) => {
-            let found = reach::resolve::destination(inputs, &noun)?;
-            match found.eni.and_then(|id| inputs.world.enis.get(&id)) {
-                Some(eni) => Ok(of_eni(inputs, eni, Some(found.address))),
-                None => bail!("{noun} has no interface that was read"),
-            }
-        }
+        Noun::Rds(name) => Ok(of_eni(inputs, find_rds(&inputs.world, &name)?, None)),
         Noun::Address(address) => match owner(inputs, address) {
             Some(Owner::Pod(node, pod)) => Ok(of_pod(inputs, node, pod)),
             Some(Owner::Eni(eni)) => Ok(of_eni(inputs, eni, Some(address))),

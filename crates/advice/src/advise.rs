@@ -53,21 +53,36 @@ pub fn advise(inputs: &Inputs, answer: &Answer, what_if: Option<WhatIf>) -> Resu
     Ok(Advice {
         findings: findings(inputs, answer),
         ruled_out: ruled_out(inputs, answer),
-        not_checked: not_checked(answer),
+        not_checked: not_checked(inputs, answer),
         fixes,
         open_connections: open_connections(answer),
         what_if,
     })
 }
 
-fn not_checked(answer: &Answer) -> Vec<String> {
-    match answer.running.iter().any(|p| p.node.is_some()) {
-        true => vec![
-            "NetworkPolicy and SecurityGroupPolicy: they are Kubernetes', which is not read yet"
+fn not_checked(inputs: &Inputs, answer: &Answer) -> Vec<String> {
+    let mut list = Vec::new();
+    if answer.running.iter().any(|p| p.node.is_some()) {
+        list.push(
+            "NetworkPolicy and SecurityGroupPolicy: they are Kubernetes' and not modelled yet"
                 .to_owned(),
-        ],
-        false => Vec::new(),
+        );
     }
+    if let Some(via) = &answer.destination.via {
+        let cluster = inputs.kubernetes.as_ref();
+        let slices = cluster.iter().flat_map(|c| c.endpoint_slices.iter());
+        let mut mine = slices.filter(|(at, slice)| {
+            at.namespace == via.service.namespace
+                && slice.service.as_deref() == Some(&via.service.name)
+        });
+        if mine.any(|(_, slice)| slice.endpoints.iter().any(|e| !e.zones.is_empty())) {
+            list.push(
+                "zone hints: kube-proxy may keep to the endpoints of the sender's zone; all are told here"
+                    .to_owned(),
+            );
+        }
+    }
+    list
 }
 
 /// One line per kind of permit that working places pass by.

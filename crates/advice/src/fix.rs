@@ -199,14 +199,15 @@ fn admit_a_common_group(inputs: &Inputs, answer: &Answer) -> Vec<Candidate> {
     let Some(to) = receiver_group(inputs, answer) else {
         return Vec::new();
     };
-    let service = protocol(answer.question.service);
+    let met = answer.met_service();
+    let service = protocol(met);
     common_groups(answer)
         .into_iter()
         .map(|from| {
             let title = format!(
                 "{}: inbound {} from {}",
                 name::group(&inputs.world, &to),
-                answer.question.service,
+                met,
                 name::group(&inputs.world, &from)
             );
             let edit = Edit::Rule {
@@ -231,7 +232,7 @@ fn receiver_group(inputs: &Inputs, answer: &Answer) -> Option<SgId> {
         let hop = p.path.stage(Stage::GroupIngress)?;
         hop.source.as_ref()?.object.parse().ok()
     });
-    let eni = inputs.world.enis.get(answer.destination.eni.as_ref()?)?;
+    let eni = inputs.world.enis.get(answer.met_eni()?)?;
     admits
         .filter(|g| eni.groups.contains(g))
         .or_else(|| eni.groups.iter().next().cloned())
@@ -253,18 +254,14 @@ fn common_groups(answer: &Answer) -> BTreeSet<SgId> {
 
 /// An egress rule on a group that every sending interface has.
 fn let_it_out(inputs: &Inputs, answer: &Answer) -> Vec<Candidate> {
-    let receiver = answer
-        .destination
-        .eni
-        .as_ref()
-        .and_then(|id| inputs.world.enis.get(id));
+    let receiver = answer.met_eni().and_then(|id| inputs.world.enis.get(id));
     let peer = match receiver.and_then(|e| e.groups.iter().next()) {
         Some(group) => RulePeer::Group {
             id: group.clone(),
             vpc: None,
             peering: None,
         },
-        None => RulePeer::Cidr4(answer.destination.address.into()),
+        None => RulePeer::Cidr4(answer.met_address().into()),
     };
     common_groups(answer)
         .into_iter()
@@ -272,14 +269,14 @@ fn let_it_out(inputs: &Inputs, answer: &Answer) -> Vec<Candidate> {
             let title = format!(
                 "{}: outbound {} to {}",
                 name::group(&inputs.world, &group),
-                answer.question.service,
+                answer.met_service(),
                 answer.destination.label
             );
             let edit = Edit::Rule {
                 group,
                 direction: Direction::Egress,
                 add: true,
-                protocol: protocol(answer.question.service),
+                protocol: protocol(answer.met_service()),
                 peer: peer.clone(),
             };
             (title, vec![edit], 0)

@@ -7,6 +7,7 @@ use reach::ask::{Answer, Placement, Verdict};
 use reach::facts::{Evidence, Inputs};
 use reach::node::NodeStep;
 use reach::place::Over;
+use reach::target::{Target, Via};
 use reach::trace::Outcome;
 use serde::Serialize;
 use vpc::path::Hop;
@@ -39,6 +40,7 @@ pub struct Why<'a> {
     open_connections: &'a [String],
     evidence: &'a [Evidence],
     unknown: &'a [String],
+    contradictions: &'a [String],
 }
 
 #[derive(Debug, Serialize)]
@@ -47,6 +49,8 @@ struct To<'a> {
     address: Ipv4Addr,
     service: String,
     eni: Option<String>,
+    via: Option<&'a Via>,
+    targets: &'a [Target],
 }
 
 #[derive(Debug, Serialize)]
@@ -65,6 +69,8 @@ struct Place<'a> {
     outcome: &'a Outcome,
     node_step: Option<&'a NodeStep>,
     hops: &'a [Hop],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    endpoints: &'a [Outcome],
 }
 
 #[derive(Debug, Serialize)]
@@ -84,6 +90,8 @@ pub fn document<'a>(inputs: &'a Inputs, answer: &'a Answer, advice: &'a Advice) 
             address: to.address,
             service: answer.question.service.to_string(),
             eni: to.eni.as_ref().map(ToString::to_string),
+            via: to.via.as_ref(),
+            targets: &to.targets,
         },
         verdict: answer.verdict,
         works: answer.works,
@@ -110,6 +118,7 @@ pub fn document<'a>(inputs: &'a Inputs, answer: &'a Answer, advice: &'a Advice) 
         open_connections: &advice.open_connections,
         evidence: &inputs.evidence,
         unknown: &answer.unknown,
+        contradictions: &inputs.contradictions,
     }
 }
 
@@ -128,5 +137,6 @@ fn place<'a>(inputs: &Inputs, place: &'a Placement) -> Place<'a> {
         outcome: &place.outcome,
         node_step: place.path.node.as_ref(),
         hops: &place.path.hops,
+        endpoints: &place.endpoints,
     }
 }

@@ -27,6 +27,9 @@ const WARN: Style = AnsiColor::Yellow.on_default().bold();
 /// The most interfaces that are listed; the rest is counted.
 const ROWS: usize = 24;
 
+/// The most missing facts that are listed; the rest is counted.
+const NEEDS: usize = 12;
+
 /// Renders an answer. Colours are ANSI sequences: the caller strips them for what is no terminal.
 pub fn render(inputs: &Inputs, answer: &Answer, advice: &Advice) -> Result<String, fmt::Error> {
     let mut out = String::new();
@@ -41,6 +44,7 @@ pub fn render(inputs: &Inputs, answer: &Answer, advice: &Advice) -> Result<Strin
         }
     }
     unknown(&mut out, answer)?;
+    endpoints(&mut out, inputs, answer)?;
     if let Some(split) = &answer.split {
         separates(&mut out, split)?;
     }
@@ -48,6 +52,9 @@ pub fn render(inputs: &Inputs, answer: &Answer, advice: &Advice) -> Result<Strin
     decides(&mut out, inputs, answer)?;
     for finding in &advice.findings {
         diagnostic(&mut out, finding)?;
+    }
+    for line in &inputs.contradictions {
+        writeln!(out, "\n{}: {line}", paint(WARN, "sources disagree"))?;
     }
     suspects(&mut out, advice)?;
     for line in &advice.open_connections {
@@ -82,6 +89,75 @@ fn header(out: &mut String, answer: &Answer) -> fmt::Result {
     writeln!(out, "{}{}", " ".repeat(11), proof(answer))
 }
 
+/// What stands between the senders and the endpoints, and what each endpoint answers.
+fn endpoints(out: &mut String, inputs: &Inputs, answer: &Answer) -> fmt::Result {
+    let to = &answer.destination;
+    let Some(via) = &to.via else {
+        return Ok(());
+    };
+    let count = to.targets.len();
+    let ready = match via.not_ready {
+        0 => format!("{count} ready endpoints"),
+        n => format!("{count} ready endpoints ({n} more are not ready)"),
+    };
+    let place = if via.local {
+        ", those of the sender's node only"
+    } else {
+        ""
+    };
+    match via.cluster_ip {
+        Some(address) => writeln!(
+            out,
+            "\n  kube-proxy rewrites {address} {} on the sender's node to one of {ready}{place}   k8s: {}",
+            via.port, via.service
+        )?,
+        None => writeln!(
+            out,
+            "\n  The name leads to one of {ready} directly: the Service is headless   k8s: {}",
+            via.service
+        )?,
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header([
+        "endpoint",
+        "",
+        "its ENI",
+        "its security groups",
+        "works from",
+        "",
+    ]);
+    for (index, target) in to.targets.iter().enumerate().take(ROWS) {
+        let at = || answer.running.iter().filter_map(|p| p.endpoints.get(index));
+        let (works, all) = (at().filter(|o| o.works()).count(), at().count());
+        let unsure = at().any(|o| matches!(o, Outcome::Unknown { .. }));
+        let eni = target.eni.as_ref().and_then(|id| inputs.world.enis.get(id));
+        table.add_row([
+            format!("{} {}", target.address, target.service),
+            target.label.clone(),
+            eni.map_or_else(
+                || "not known".to_owned(),
+                |e| name::eni(&inputs.world, &e.id),
+            ),
+            eni.map(|e| name::groups(&inputs.world, &e.groups).join(" "))
+                .unwrap_or_default(),
+            format!("{works}/{all}"),
+            mark(works == all, unsure).to_owned(),
+        ]);
+    }
+    if count > ROWS {
+        table.add_row([format!("… {} more endpoints", count - ROWS)]);
+    }
+    if count > 0 {
+        writeln!(out)?;
+        for line in table.to_string().lines() {
+            writeln!(out, "   {}", line.trim_end())?;
+        }
+    }
+    Ok(())
+}
+
 /// The number that proves the verdict.
 fn proof(answer: &Answer) -> String {
     let mut parts = Vec::new();
@@ -92,17 +168,26 @@ fn proof(answer: &Answer) -> String {
             false => "senders",
         };
         parts.push(format!("{k} of {} {noun}", answer.running.len()));
+        let partly = |p: &&Placement| matches!(p.outcome, Outcome::Partly { .. });
+        let some = answer.running.iter().filter(partly).count();
+        if some > 0 && answer.destination.via.is_some() {
+            parts.push(format!("{some} reach some of the endpoints and not others"));
+        }
     }
     for place in &answer.future {
-        parts.push(match &place.outcome {
+        let part = match &place.outcome {
             Outcome::Works { .. } => format!("{0} of {0} on {1}", place.weight, place.label),
             Outcome::Blocked { .. } => format!("0 of {} on {}", place.weight, place.label),
             Outcome::Partly { .. } => format!("it depends on {}", place.label),
             Outcome::Unknown { .. } => format!("unknown on {}", place.label),
-            Outcome::Impossible { why } => format!("{}: {why}", place.label),
-        });
+            Outcome::NoEndpoint { why } | Outcome::Impossible { why } => {
+                format!("{}: {why}", place.label)
+            }
+        };
+        if !parts.contains(&part) {
+            parts.push(part);
+        }
     }
-    parts.dedup();
     parts.join("; ")
 }
 
@@ -111,8 +196,15 @@ fn unknown(out: &mut String, answer: &Answer) -> fmt::Result {
         return Ok(());
     }
     writeln!(out, "\n  Not known, and needed:")?;
-    for need in &answer.unknown {
+    for need in answer.unknown.iter().take(NEEDS) {
         writeln!(out, "    {need}")?;
+    }
+    if answer.unknown.len() > NEEDS {
+        writeln!(
+            out,
+            "    … and {} more (-o json lists all)",
+            answer.unknown.len() - NEEDS
+        )?;
     }
     Ok(())
 }
@@ -132,6 +224,8 @@ fn separates(out: &mut String, split: &Split) -> fmt::Result {
         .collect();
     let what = match split.attribute {
         Some("ENI") => "the ENI that owns the pod's address".to_owned(),
+        Some("endpoint") => "which endpoint kube-proxy picks".to_owned(),
+        Some("endpoint's ENI") => "the ENI that owns the endpoint's address".to_owned(),
         Some(attribute) => format!("the {attribute}"),
         None => "no single attribute".to_owned(),
     };
@@ -184,25 +278,31 @@ fn table(out: &mut String, inputs: &Inputs, answer: &Answer) -> fmt::Result {
     if all > ROWS {
         table.add_row([format!("… {} more ENIs", all - ROWS)]);
     }
+    let mut future_rows: Vec<(Vec<&str>, [String; 6])> = Vec::new();
     for place in &answer.future {
         let (words, count, glyph) = future(inputs, place);
         let source = place.source.as_deref().unwrap_or_default();
-        table.add_row([
-            match place.over {
-                Over::NextEni => format!(
-                    "{} on {}",
-                    place.label,
-                    place.node.as_deref().unwrap_or("?")
-                ),
-                _ => place.label.clone(),
-            },
-            String::new(),
+        let row = [
+            place.label.clone(),
             source.to_owned(),
             words,
             String::new(),
             count,
             glyph.to_owned(),
-        ]);
+        ];
+        let node = place.node.as_deref().unwrap_or("?");
+        match future_rows.iter_mut().find(|(_, known)| *known == row) {
+            Some((nodes, _)) => nodes.push(node),
+            None => future_rows.push((vec![node], row)),
+        }
+    }
+    for (nodes, [label, source, words, none, count, glyph]) in future_rows {
+        let label = match (label.as_str(), nodes.as_slice()) {
+            ("the next ENI", [node]) => format!("{label} on {node}"),
+            ("the next ENI", nodes) => format!("{label} on each of {} nodes", nodes.len()),
+            _ => label,
+        };
+        table.add_row([label, String::new(), source, words, none, count, glyph]);
     }
     if table.row_count() == 0 {
         return Ok(());
@@ -221,6 +321,7 @@ fn groups(inputs: &Inputs, place: &Placement) -> String {
 fn future(inputs: &Inputs, place: &Placement) -> (String, String, &'static str) {
     match &place.outcome {
         Outcome::Impossible { why } => (why.clone(), String::new(), ""),
+        Outcome::NoEndpoint { why } => (why.clone(), String::new(), mark(false, false)),
         Outcome::Unknown { need } => (
             format!("not known: {need}"),
             String::new(),
@@ -267,6 +368,7 @@ fn decides(out: &mut String, inputs: &Inputs, answer: &Answer) -> fmt::Result {
                 format!("{what} are dropped at {at}: {reason}{rule}")
             }
             Outcome::Partly { blocked, why } => format!("{why}, for {blocked}"),
+            Outcome::NoEndpoint { why } => format!("rejected on the sender's node: {why}"),
             Outcome::Works { .. } => match &place.path.node {
                 Some(NodeStep::Local { because }) => format!("never leave the node: {because}"),
                 _ => continue,

@@ -42,6 +42,24 @@ pub enum Error {
         /// The destination as given.
         destination: String,
     },
+    /// A noun of Kubernetes', and no cluster was read.
+    #[error(
+        "{noun} is Kubernetes', and no cluster was read: set KUBECONFIG, or --kubeconfig and --context (on EKS: aws eks update-kubeconfig --name CLUSTER)"
+    )]
+    NoKubernetes {
+        /// The noun as given.
+        noun: String,
+    },
+    /// A Service that does not have the port that was asked for.
+    #[error("{service} has no port {port}; it has {}", ports.join(", "))]
+    NoSuchPort {
+        /// The Service.
+        service: String,
+        /// The port as asked for.
+        port: String,
+        /// The ports it has.
+        ports: Vec<String>,
+    },
     /// A noun that cannot stand on this side of the question.
     #[error("{noun} cannot be {role}: {why}")]
     WrongSide {

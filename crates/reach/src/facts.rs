@@ -1,11 +1,13 @@
 //! What must be known to answer: the VPC, and what runs on its nodes.
 //!
-//! The VPC comes from the EC2 API, a node's pods from its agent's introspection. Neither is trusted
-//! to be complete: what could not be read stands here by name, and leads to UNKNOWN.
+//! The VPC comes from the EC2 API; a node's pods from Kubernetes, else from its agent's introspection.
+//! None is trusted to be complete: what could not be read stands here by name, and leads to UNKNOWN.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use kube_view::Cluster;
+use nodenet::NodeSettings;
 use serde::{Deserialize, Serialize};
 use vpc::facts::{InstanceId, SgId, Unread, World};
 
@@ -14,14 +16,20 @@ use vpc::facts::{InstanceId, SgId, Unread, World};
 pub struct Inputs {
     /// The VPC side.
     pub world: World,
-    /// The nodes whose agents answered, by name.
+    /// What Kubernetes says; `None` when no cluster was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Cluster>,
+    /// The nodes that are known, from Kubernetes or from their agents, by name.
     pub nodes: BTreeMap<String, Node>,
-    /// Nodes that were named but whose agent could not be asked, and why.
+    /// Nodes that were named but whose pods are not known, and why.
     pub unread_nodes: BTreeMap<String, String>,
     /// What EC2 allows instances of a type, by type name.
     pub limits: BTreeMap<String, InstanceLimits>,
     /// Why limits are missing, if they could not be read.
     pub unread_limits: Option<Unread>,
+    /// Where sources contradict each other: node by node, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contradictions: Vec<String>,
     /// Where each part was read, and when.
     pub evidence: Vec<Evidence>,
 }
@@ -29,7 +37,7 @@ pub struct Inputs {
 /// One reading: which call, against what, how long it took to get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
-    /// `aws` (API call), `node` (introspection), `file`.
+    /// `aws` (API call), `k8s` (objects and their version), `node` (introspection), `file`.
     pub source: String,
     /// The call or address, as `DescribeNetworkInterfaces` or `ip-10-0-1-11 /v1/enis`.
     pub call: String,
@@ -44,8 +52,20 @@ pub struct Node {
     pub name: String,
     /// Its instance.
     pub instance: InstanceId,
-    /// The pods that have an address, by the agent's word.
+    /// What Kubernetes calls it, if it was read there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<String>,
+    /// The running pods with an address of their own, by Kubernetes' or the agent's word.
     pub pods: Vec<Pod>,
+    /// The running pods on the host's network: their address is the node's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_pods: Vec<Pod>,
+    /// What the agent's variables say about the node's network; `None`: the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<NodeSettings>,
+    /// Why it cannot be said what the node does with packets, if it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unclear: Option<String>,
     /// How the agent treats security groups.
     pub groups: GroupSync,
     /// Which agent answered, as `branchline 0.1.0` or `upstream`.

@@ -21,6 +21,7 @@ pub mod noun;
 pub mod place;
 pub mod resolve;
 pub mod split;
+pub mod target;
 pub mod trace;
 
 pub use ask::{Answer, Question, Verdict, ask, ask_after};

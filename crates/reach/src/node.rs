@@ -1,6 +1,6 @@
 //! What a node does with its pods' packets before the VPC sees them.
 //!
-//! The node's network is compiled from what EC2 and its agent say, with the same numbers that the
+//! The node's network is compiled from what EC2, Kubernetes and its agent say, with the same numbers that the
 //! plugin installs; `nodenet` then says by which interface the packets leave. Packets that leave
 //! the VPC would be translated by the node (SNAT), which is not modelled yet: UNKNOWN.
 
@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 use flowset::FlowSet;
 use ipnet::Ipv4Net;
 use nodenet::{
-    EniFacts, Entering, Exit, LinkName, NodeFacts, NodeNet, NodeSettings, Part, PodFacts, PodName,
-    VethPrefix,
+    EniFacts, Entering, Exit, LinkName, NodeFacts, NodeNet, Part, PodFacts, PodName, VethPrefix,
 };
 use serde::Serialize;
 use vpc::facts::{Eni, EniId, EniKind};
@@ -72,6 +71,7 @@ pub struct Nodes {
 struct Compiled {
     net: NodeNet,
     vpc: Vec<Ipv4Net>,
+    veth_prefix: VethPrefix,
     veths: BTreeMap<Pod, LinkName>,
     enis: BTreeMap<nodenet::Mac, EniId>,
 }
@@ -96,7 +96,6 @@ impl Nodes {
         });
         Tracers {
             by_node: tracers.collect(),
-            veth_prefix: VethPrefix::default(),
         }
     }
 }
@@ -104,28 +103,34 @@ impl Nodes {
 /// The networks of some nodes, ready for questions.
 pub struct Tracers<'a> {
     by_node: BTreeMap<&'a str, Result<(&'a Compiled, nodenet::Tracer<'a>), &'a str>>,
-    veth_prefix: VethPrefix,
 }
 
 impl Tracers<'_> {
     /// Asks the sender's node what it does with these packets.
     pub fn leave(&self, sender: &Sender, flows: &FlowSet) -> Leave {
-        let (Some(pod), Some(node)) = (&sender.pod, &sender.node) else {
+        let Some(pod) = &sender.pod else {
             return Leave::NotAPod;
+        };
+        let Some(node) = &sender.node else {
+            return Leave::Unknown(format!("the node of {}", pod.label()));
         };
         let (compiled, tracer) = match self.by_node.get(node.as_str()) {
             Some(Ok(found)) => (&found.0, &found.1),
             Some(Err(why)) => return Leave::Unknown(format!("the network of node {node}: {why}")),
             None => return Leave::Unknown(format!("the network of node {node}")),
         };
-        let Some(veth) = compiled.veths.get(pod) else {
-            return Leave::Unknown(format!("the link of {} on node {node}", pod.label()));
+        let entering = match (sender.host, compiled.veths.get(pod)) {
+            (true, _) => Entering::Local,
+            (false, Some(veth)) => Entering::Pod(veth.clone()),
+            (false, None) => {
+                return Leave::Unknown(format!("the link of {} on node {node}", pod.label()));
+            }
         };
         let question = nodenet::Question {
-            entering: Entering::Pod(veth.clone()),
+            entering,
             mark: 0,
             vpc: &compiled.vpc,
-            veth_prefix: &self.veth_prefix,
+            veth_prefix: &compiled.veth_prefix,
         };
         let parts = tracer.trace(flows, &question);
         match parts.as_slice() {
@@ -168,6 +173,9 @@ fn because(part: &Part) -> String {
 }
 
 fn compile(inputs: &Inputs, node: &Node) -> Result<Compiled, String> {
+    if let Some(why) = &node.unclear {
+        return Err(why.clone());
+    }
     let world = &inputs.world;
     let attached = world.enis_of(&node.instance);
     let primary = attached.first().ok_or("EC2 lists no interface of it")?;
@@ -194,7 +202,7 @@ fn compile(inputs: &Inputs, node: &Node) -> Result<Compiled, String> {
     let facts = NodeFacts {
         enis,
         pods,
-        settings: NodeSettings::default(),
+        settings: node.settings.clone().unwrap_or_default(),
     };
     for (pod, of) in node.pods.iter().filter_map(|p| {
         let facts = facts.pods.iter().find(|f| f.address == p.address)?;
@@ -206,6 +214,7 @@ fn compile(inputs: &Inputs, node: &Node) -> Result<Compiled, String> {
     Ok(Compiled {
         net: nodenet::whole(&facts).map_err(|e| e.to_string())?,
         vpc: vpc.cidrs.clone(),
+        veth_prefix: facts.settings.veth_prefix,
         veths,
         enis: attached
             .iter()

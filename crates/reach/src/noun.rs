@@ -1,5 +1,5 @@
-//! The nouns of a question: `pod/default/api-1`, `node/ip-10-0-1-11`, `rds/orders:5432`,
-//! `10.0.21.40:53/udp`, `eni/eni-0a1:icmp`.
+//! The nouns of a question: `dev/deploy/api`, `dev/svc/web:80`, `pod/default/api-1`,
+//! `node/ip-10-0-1-11`, `rds/orders:5432`, `10.0.21.40:53/udp`, `eni/eni-0a1:icmp`, `apiserver`.
 //!
 //! Only syntax is decided here; [`crate::resolve`] looks the names up.
 
@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+use kube_view::workload::WorkloadKind;
 use serde::Serialize;
 
 use crate::error::Error;
@@ -22,6 +23,25 @@ pub enum Noun {
         /// Its name or the beginning of it.
         name: String,
     },
+    /// The pods of a workload: `NAMESPACE/deploy/NAME`, also `sts`, `ds`, `job`; the namespace may be
+    /// left out where the name is unique.
+    Workload {
+        /// Its kind.
+        kind: WorkloadKind,
+        /// Its namespace, if given.
+        namespace: Option<String>,
+        /// Its name or the beginning of it.
+        name: String,
+    },
+    /// A Service: `NAMESPACE/svc/NAME`.
+    Service {
+        /// Its namespace, if given.
+        namespace: Option<String>,
+        /// Its name or the beginning of it.
+        name: String,
+    },
+    /// The cluster's API server, as pods reach it.
+    ApiServer,
     /// All pods of a node: `node/NAME`.
     Node(String),
     /// A database: `rds/NAME`.
@@ -65,6 +85,24 @@ impl fmt::Display for Noun {
                 namespace: None,
                 name,
             } => write!(f, "pod/{name}"),
+            Noun::Workload {
+                kind,
+                namespace,
+                name,
+            } => {
+                let namespace = namespace.iter().map(|ns| format!("{ns}/"));
+                write!(
+                    f,
+                    "{}{}/{name}",
+                    namespace.collect::<String>(),
+                    kind.short()
+                )
+            }
+            Noun::Service { namespace, name } => {
+                let namespace = namespace.iter().map(|ns| format!("{ns}/"));
+                write!(f, "{}svc/{name}", namespace.collect::<String>())
+            }
+            Noun::ApiServer => f.write_str("apiserver"),
             Noun::Node(name) => write!(f, "node/{name}"),
             Noun::Rds(name) => write!(f, "rds/{name}"),
             Noun::Eni(name) => write!(f, "eni/{name}"),
@@ -111,6 +149,9 @@ impl FromStr for Noun {
         if let Ok(address) = text.parse() {
             return Ok(Noun::Address(address));
         }
+        if text == "apiserver" {
+            return Ok(Noun::ApiServer);
+        }
         let parts: Vec<&str> = text.split('/').collect();
         if parts.iter().any(|p| p.is_empty()) {
             return Err(bad("a part between slashes is empty"));
@@ -119,19 +160,36 @@ impl FromStr for Noun {
             namespace: namespace.map(str::to_owned),
             name: name.to_owned(),
         };
+        let unknown = || {
+            bad(
+                "expected [NAMESPACE/]deploy/NAME, also sts, ds, job, svc and pod, node/NAME, rds/NAME, eni/ID, apiserver or an IPv4 address",
+            )
+        };
         match parts.as_slice() {
             ["pod", name] => Ok(pod(None, name)),
             ["pod", namespace, name] | [namespace, "pod", name] => Ok(pod(Some(namespace), name)),
             ["node", name] => Ok(Noun::Node((*name).to_owned())),
             ["rds", name] => Ok(Noun::Rds((*name).to_owned())),
             ["eni", name] => Ok(Noun::Eni((*name).to_owned())),
-            [_, "deploy" | "svc" | "sts" | "ds", _] => Err(bad(
-                "workloads and services are read from Kubernetes, which is not built yet; ask about pod/NAME or node/NAME",
-            )),
-            _ => Err(bad(
-                "expected pod/[NAMESPACE/]NAME, node/NAME, rds/NAME, eni/ID or an IPv4 address",
-            )),
+            [kind, name] => of_kind(kind, None, name).ok_or_else(unknown),
+            [first, second, name] => of_kind(second, Some(first), name)
+                .or_else(|| of_kind(first, Some(second), name))
+                .ok_or_else(unknown),
+            _ => Err(unknown()),
         }
+    }
+}
+
+/// A workload or a Service, if the word names such a kind.
+fn of_kind(word: &str, namespace: Option<&str>, name: &str) -> Option<Noun> {
+    let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
+    match word {
+        "svc" | "service" | "services" => Some(Noun::Service { namespace, name }),
+        _ => word.parse().ok().map(|kind| Noun::Workload {
+            kind,
+            namespace,
+            name,
+        }),
     }
 }
 
@@ -149,6 +207,33 @@ mod tests {
             ("pod/api", pod(None, "api"), None),
             ("pod/dev/api", pod(Some("dev"), "api"), None),
             ("dev/pod/api", pod(Some("dev"), "api"), None),
+            (
+                "dev/deploy/api",
+                Noun::Workload {
+                    kind: WorkloadKind::Deployment,
+                    namespace: Some("dev".into()),
+                    name: "api".into(),
+                },
+                None,
+            ),
+            (
+                "sts/db:5432",
+                Noun::Workload {
+                    kind: WorkloadKind::StatefulSet,
+                    namespace: None,
+                    name: "db".into(),
+                },
+                Some(Service::Tcp(5432)),
+            ),
+            (
+                "dev/svc/web:80",
+                Noun::Service {
+                    namespace: Some("dev".into()),
+                    name: "web".into(),
+                },
+                Some(Service::Tcp(80)),
+            ),
+            ("apiserver", Noun::ApiServer, None),
             (
                 "node/ip-10-0-1-11:10250",
                 Noun::Node("ip-10-0-1-11".into()),
@@ -181,6 +266,7 @@ mod tests {
             "",
             "pod/",
             "orders",
+            "dev/thing/x",
             "rds/orders:http",
             "rds/orders:1/sctp",
             "a/b/c/d",

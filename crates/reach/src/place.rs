@@ -81,6 +81,21 @@ pub struct Future {
     pub capacity: u32,
 }
 
+impl Future {
+    /// Equal for places that differ in nothing but the node they come after.
+    pub(crate) fn sameness(&self) -> String {
+        match &self.state {
+            FutureState::Possible(eni) => {
+                format!(
+                    "{} {} {:?} {}",
+                    self.source, eni.subnet, eni.groups, self.capacity
+                )
+            }
+            FutureState::Impossible(why) | FutureState::Unknown(why) => why.clone(),
+        }
+    }
+}
+
 /// Whether a place can exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FutureState {

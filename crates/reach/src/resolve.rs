@@ -1,5 +1,7 @@
 //! From the nouns of a question to interfaces and addresses.
 
+mod workload;
+
 use std::net::Ipv4Addr;
 
 use vpc::facts::{Eni, EniId, Instance, SgId, VpcId, World};
@@ -7,7 +9,11 @@ use vpc::world::name_tag;
 
 use crate::error::Error;
 use crate::facts::{Inputs, Node, Pod};
-use crate::noun::Noun;
+use crate::noun::{Noun, Service};
+use crate::target::{self, Target, Via};
+
+pub use workload::find_service;
+pub(crate) use workload::{cluster, only_ipv4, unread};
 
 /// One running sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +26,8 @@ pub struct Sender {
     pub address: Ipv4Addr,
     /// The interface that owns the address by EC2's word; `None` when EC2 knows none.
     pub eni: Option<EniId>,
+    /// It is on its node's network: its packets are the node's own.
+    pub host: bool,
 }
 
 impl Sender {
@@ -53,6 +61,12 @@ pub struct Destination {
     pub address: Ipv4Addr,
     /// The interface that owns the address, if one is known.
     pub eni: Option<EniId>,
+    /// The Service that stands before the targets, if one does.
+    pub via: Option<Via>,
+    /// The addresses that packets may go to: its own, or the ready endpoints of a Service.
+    pub targets: Vec<Target>,
+    /// What could not be read; the targets are then not all there are.
+    pub unknown: Vec<String>,
 }
 
 /// Looks up the senders that a noun names.
@@ -61,9 +75,13 @@ pub fn senders(inputs: &Inputs, noun: &Noun) -> Result<Senders, Error> {
         Noun::Pod { namespace, name } => {
             let (node, pod) = match find_pod(inputs, namespace.as_deref(), name) {
                 Ok(found) => found,
-                Err(Error::NotFound { .. }) if !inputs.unread_nodes.is_empty() => {
+                Err(error @ Error::NotFound { .. }) => {
+                    let unknown = workload::absent_pod(inputs, namespace.as_deref(), name);
+                    if unknown.is_empty() {
+                        return Err(error);
+                    }
                     return Ok(Senders {
-                        unknown: unread_nodes(inputs),
+                        unknown,
                         ..Senders::default()
                     });
                 }
@@ -75,6 +93,19 @@ pub fn senders(inputs: &Inputs, noun: &Noun) -> Result<Senders, Error> {
                 unknown: Vec::new(),
             })
         }
+        Noun::Workload {
+            kind,
+            namespace,
+            name,
+        } => workload::senders(inputs, noun, *kind, namespace.as_deref(), name),
+        Noun::Service { namespace, name } => {
+            workload::of_selector(inputs, noun, namespace.as_deref(), name)
+        }
+        Noun::ApiServer => Err(Error::WrongSide {
+            noun: noun.to_string(),
+            role: "a source",
+            why: "what it sends (webhooks, kubelet calls) is not modelled; ask about eni/ID of the control plane",
+        }),
         Noun::Node(name) => node_senders(inputs, name),
         Noun::Eni(name) => {
             let eni = find_eni(&inputs.world, name)?;
@@ -106,30 +137,61 @@ pub fn senders(inputs: &Inputs, noun: &Noun) -> Result<Senders, Error> {
     }
 }
 
-/// Looks up the destination that a noun names.
-pub fn destination(inputs: &Inputs, noun: &Noun) -> Result<Destination, Error> {
+/// Looks up the destination that a noun names, for packets to this service.
+pub fn destination(inputs: &Inputs, noun: &Noun, service: Service) -> Result<Destination, Error> {
+    if matches!(noun, Noun::Service { .. } | Noun::ApiServer) {
+        return target::through_service(inputs, noun, service);
+    }
+    let mut found = by_address(inputs, noun)?;
+    if let (Noun::Address(address), Some(cluster)) = (noun, &inputs.kubernetes) {
+        // A Service's own address is rewritten before anything else happens.
+        let is = |s: &kube_view::facts::Service| s.cluster_ip == Some(*address);
+        if let Some((name, _)) = cluster.services.iter().find(|(_, s)| is(s)) {
+            let noun = Noun::Service {
+                namespace: Some(name.namespace.clone()),
+                name: name.name.clone(),
+            };
+            return target::through_service(inputs, &noun, service);
+        }
+    }
+    found.targets.push(target::itself(&found, service));
+    Ok(found)
+}
+
+/// What is reached by its own address.
+fn by_address(inputs: &Inputs, noun: &Noun) -> Result<Destination, Error> {
+    let plain = |label: String, address, eni| Destination {
+        label,
+        address,
+        eni,
+        via: None,
+        targets: Vec::new(),
+        unknown: Vec::new(),
+    };
     let of = |eni: &Eni, label: String| {
         let address = eni.primary().ok_or(Error::WrongSide {
             noun: noun.to_string(),
             role: "a destination",
             why: "its interface has no IPv4 address",
         })?;
-        Ok(Destination {
-            label,
-            address,
-            eni: Some(eni.id.clone()),
-        })
+        Ok(plain(label, address, Some(eni.id.clone())))
     };
     match noun {
         Noun::Pod { namespace, name } => {
             let (node, pod) = find_pod(inputs, namespace.as_deref(), name)?;
-            let sender = pod_sender(inputs, node, pod);
-            Ok(Destination {
-                label: pod.label(),
-                address: pod.address,
-                eni: sender.eni,
-            })
+            let eni = eni_of_pod(inputs, node, pod.address);
+            Ok(plain(pod.label(), pod.address, eni))
         }
+        Noun::Workload { .. } => Err(Error::WrongSide {
+            noun: noun.to_string(),
+            role: "a destination",
+            why: "clients reach its pods through a Service, or one by one: ask about svc/NAME or pod/NAME",
+        }),
+        Noun::Service { .. } | Noun::ApiServer => Err(Error::WrongSide {
+            noun: noun.to_string(),
+            role: "a destination without endpoints",
+            why: "it has no address of its own",
+        }),
         Noun::Node(name) => {
             let instance = find_instance(inputs, name)?;
             let enis = inputs.world.enis_of(&instance.id);
@@ -146,21 +208,12 @@ pub fn destination(inputs: &Inputs, noun: &Noun) -> Result<Destination, Error> {
             of(eni, eni.id.to_string())
         }
         Noun::Address(address) => Ok(match owner(inputs, *address) {
-            Some(Owner::Pod(node, pod)) => Destination {
-                label: pod.label(),
-                address: *address,
-                eni: pod_sender(inputs, node, pod).eni,
-            },
-            Some(Owner::Eni(eni)) => Destination {
-                label: eni.name().to_owned(),
-                address: *address,
-                eni: Some(eni.id.clone()),
-            },
-            None => Destination {
-                label: address.to_string(),
-                address: *address,
-                eni: None,
-            },
+            Some(Owner::Pod(node, pod)) => {
+                let eni = eni_of_pod(inputs, node, *address);
+                plain(pod.label(), *address, eni)
+            }
+            Some(Owner::Eni(eni)) => plain(eni.name().to_owned(), *address, Some(eni.id.clone())),
+            None => plain(address.to_string(), *address, None),
         }),
     }
 }
@@ -200,7 +253,7 @@ pub fn find_pod<'a>(
         inputs
             .nodes
             .values()
-            .flat_map(|n| n.pods.iter().map(move |p| (n, p)))
+            .flat_map(|n| n.pods.iter().chain(&n.host_pods).map(move |p| (n, p)))
     };
     let in_namespace = |p: &Pod| namespace.is_none_or(|ns| p.namespace == ns);
     let exact: Vec<_> = pods()
@@ -221,7 +274,7 @@ pub fn find_pod<'a>(
     )
 }
 
-/// The instance of a node: by short name, private DNS name, id, or the beginning of one.
+/// The instance of a node: by short name, private DNS name, id, Name tag, or the beginning of one.
 pub fn find_instance<'a>(inputs: &'a Inputs, name: &str) -> Result<&'a Instance, Error> {
     let instances = || {
         inputs
@@ -230,9 +283,25 @@ pub fn find_instance<'a>(inputs: &'a Inputs, name: &str) -> Result<&'a Instance,
             .values()
             .filter(|i| i.state != "terminated")
     };
-    let exact: Vec<_> = instances()
-        .filter(|i| short_name(i) == name || i.private_dns_name == name || i.id.as_str() == name)
-        .collect();
+    let is = |i: &&Instance| {
+        let names = [short_name(i), &i.private_dns_name, i.id.as_str()];
+        names.contains(&name)
+    };
+    let in_kubernetes = |i: &&Instance| {
+        let called = |n: &&Node| n.instance == i.id;
+        let node = inputs.nodes.values().find(called);
+        node.is_some_and(|n| n.kubernetes.as_deref() == Some(name) || n.name == name)
+    };
+    let mut exact: Vec<_> = instances().filter(is).collect();
+    if exact.len() != 1 {
+        let known: Vec<_> = instances().filter(in_kubernetes).collect();
+        exact = if known.is_empty() { exact } else { known };
+    }
+    if exact.is_empty() {
+        exact = instances()
+            .filter(|i| name_tag(&i.tags) == Some(name))
+            .collect();
+    }
     let begins = || {
         instances()
             .filter(|i| i.private_dns_name.starts_with(name) || i.id.as_str().starts_with(name))
@@ -285,7 +354,7 @@ pub fn find_group(world: &World, name: &str, vpc: Option<&VpcId>) -> Result<SgId
 }
 
 /// The interface of a database: one that RDS made, named by its Name tag.
-fn find_rds<'a>(world: &'a World, name: &str) -> Result<&'a Eni, Error> {
+pub fn find_rds<'a>(world: &'a World, name: &str) -> Result<&'a Eni, Error> {
     let databases = || {
         world
             .enis
@@ -313,7 +382,7 @@ pub fn short_name(instance: &Instance) -> &str {
     }
 }
 
-fn only<T>(
+pub(crate) fn only<T>(
     kind: &'static str,
     name: &str,
     mut found: Vec<T>,
@@ -335,7 +404,7 @@ fn only<T>(
     }
 }
 
-fn known(what: &str, names: impl Iterator<Item = String>) -> String {
+pub(crate) fn known(what: &str, names: impl Iterator<Item = String>) -> String {
     let mut names: Vec<String> = names.collect();
     names.sort();
     names.dedup();
@@ -349,7 +418,7 @@ fn known(what: &str, names: impl Iterator<Item = String>) -> String {
     }
 }
 
-fn unread_nodes(inputs: &Inputs) -> Vec<String> {
+pub(crate) fn unread_nodes(inputs: &Inputs) -> Vec<String> {
     inputs
         .unread_nodes
         .iter()
@@ -363,6 +432,7 @@ fn bare(eni: &Eni, address: Ipv4Addr) -> Senders {
         node: None,
         address,
         eni: Some(eni.id.clone()),
+        host: false,
     };
     Senders {
         running: vec![sender],
@@ -371,17 +441,20 @@ fn bare(eni: &Eni, address: Ipv4Addr) -> Senders {
 }
 
 fn pod_sender(inputs: &Inputs, node: &Node, pod: &Pod) -> Sender {
-    let enis = inputs.world.enis_of(&node.instance);
-    let eni = enis
-        .iter()
-        .find(|e| e.owns(pod.address))
-        .map(|e| e.id.clone());
     Sender {
         pod: Some(pod.clone()),
         node: Some(node.name.clone()),
         address: pod.address,
-        eni,
+        eni: eni_of_pod(inputs, node, pod.address),
+        host: node.host_pods.contains(pod),
     }
+}
+
+/// The interface of a node that owns a pod's address.
+pub(crate) fn eni_of_pod(inputs: &Inputs, node: &Node, address: Ipv4Addr) -> Option<EniId> {
+    let mut enis = inputs.world.enis.values();
+    enis.find(|e| e.instance() == Some(&node.instance) && e.owns(address))
+        .map(|e| e.id.clone())
 }
 
 fn node_senders(inputs: &Inputs, name: &str) -> Result<Senders, Error> {
@@ -389,7 +462,11 @@ fn node_senders(inputs: &Inputs, name: &str) -> Result<Senders, Error> {
     let short = short_name(instance).to_owned();
     let Some(node) = inputs.nodes.values().find(|n| n.instance == instance.id) else {
         let why = inputs.unread_nodes.get(&short).cloned().unwrap_or_else(|| {
-            "its agent's introspection address is not known (--node NAME=URL)".to_owned()
+            match inputs.kubernetes {
+                Some(_) => "it is no node of the cluster that was read".to_owned(),
+                None => "no cluster was read, and its agent's introspection address is not known (--node NAME=URL)"
+                    .to_owned(),
+            }
         });
         return Ok(Senders {
             nodes: vec![short.clone()],
@@ -402,12 +479,17 @@ fn node_senders(inputs: &Inputs, name: &str) -> Result<Senders, Error> {
         .iter()
         .map(|p| pod_sender(inputs, node, p))
         .collect();
-    running.sort_by_cached_key(|sender| sender.pod.as_ref().map(counted));
+    in_order(&mut running);
     Ok(Senders {
         running,
         nodes: vec![node.name.clone()],
         unknown: Vec::new(),
     })
+}
+
+/// Pods in the order that people count them in.
+fn in_order(senders: &mut [Sender]) {
+    senders.sort_by_cached_key(|sender| sender.pod.as_ref().map(counted));
 }
 
 /// A pod's place among its like: `api-2` stands before `api-10`.

@@ -9,14 +9,14 @@ use std::net::Ipv4Addr;
 
 use flowset::{FlowSet, ICMP, RangeSet, TCP, UDP};
 use serde::Serialize;
-use vpc::facts::EniId;
+use vpc::facts::{EniId, World};
 use vpc::network::Network;
 use vpc::path::{DropReason, Hop, Leg, Origin, Permit, Stage};
 
-use crate::facts::Inputs;
 use crate::node::{Leave, NodeStep, Nodes, Tracers};
 use crate::noun::Service;
-use crate::resolve::{Destination, Sender};
+use crate::resolve::Sender;
+use crate::target::Target;
 
 /// Source ports of new connections: `net.ipv4.ip_local_port_range` as Linux sets it.
 pub const EPHEMERAL: (u16, u16) = (32768, 60999);
@@ -43,10 +43,16 @@ pub enum Outcome {
         /// The rule that decides, if one does, as people read it.
         rule: Option<String>,
     },
-    /// It depends on the source port that the sender happens to pick.
+    /// It depends: on the source port that the sender happens to pick, or on the endpoint that
+    /// kube-proxy picks.
     Partly {
         /// What is blocked.
         blocked: String,
+        /// Why.
+        why: String,
+    },
+    /// Nobody is there to receive them: kube-proxy rejects them on the sender's node.
+    NoEndpoint {
         /// Why.
         why: String,
     },
@@ -66,6 +72,18 @@ impl Outcome {
     /// Whether everything works.
     pub fn works(&self) -> bool {
         matches!(self, Outcome::Works { .. })
+    }
+
+    /// Why it does not work, in words; empty when it does.
+    pub fn reason(&self) -> String {
+        match self {
+            Outcome::Works { .. } => String::new(),
+            Outcome::Blocked { reason, at, .. } => format!("{at}: {reason}"),
+            Outcome::Partly { why, .. }
+            | Outcome::NoEndpoint { why }
+            | Outcome::Impossible { why } => why.clone(),
+            Outcome::Unknown { need } => need.clone(),
+        }
     }
 
     /// The reason why packets are dropped.
@@ -95,28 +113,20 @@ impl Path {
     }
 }
 
-/// Answers for one destination and service, from any place of one world.
+/// Answers for one target, from any place of one world.
 pub struct Tracer<'a> {
     network: Network<'a>,
     nodes: Tracers<'a>,
-    destination: &'a Destination,
-    service: Service,
+    target: &'a Target,
 }
 
 impl<'a> Tracer<'a> {
     /// Prepares a world: sets and layers are computed once for all places.
-    pub fn new(
-        inputs: &'a Inputs,
-        nodes: &'a Nodes,
-        destination: &'a Destination,
-        service: Service,
-    ) -> Self {
-        let network = Network::new(&inputs.world);
+    pub fn new(world: &'a World, nodes: &'a Nodes, target: &'a Target) -> Self {
         Self {
-            network,
+            network: Network::new(world),
             nodes: nodes.tracers(),
-            destination,
-            service,
+            target,
         }
     }
 
@@ -156,11 +166,14 @@ impl<'a> Tracer<'a> {
         shared: &BTreeMap<&EniId, (Outcome, Path)>,
     ) -> (Outcome, Path) {
         if sender.eni.is_none() {
-            let need = format!(
-                "which ENI owns {}: the node's agent says {} has it, and EC2 lists it on no ENI of the node",
-                sender.address,
-                sender.label()
-            );
+            let need = match &sender.node {
+                None => format!("the node of {}", sender.label()),
+                Some(node) => format!(
+                    "which ENI owns {}: {} on {node} has it, and EC2 lists it on no ENI attached to the node (branch ENIs of security groups for pods are not modelled yet)",
+                    sender.address,
+                    sender.label()
+                ),
+            };
             return (Outcome::Unknown { need }, Path::default());
         }
         let node = match leave {
@@ -191,7 +204,7 @@ impl<'a> Tracer<'a> {
 
     /// The fate that all these sources on one interface share, if they do.
     fn for_all_of(&self, eni: &EniId, sources: &RangeSet<u32>) -> Option<(Outcome, Path)> {
-        let flows = flows_from(sources, self.destination.address, self.service);
+        let flows = flows_from(sources, self.target.address, self.target.service);
         let trace = self.network.trace(&Origin::Eni(eni.clone()), &flows);
         match trace.parts.as_slice() {
             [part] => Some((outcome_of(&part.outcome), path_of(part))),
@@ -235,7 +248,7 @@ impl<'a> Tracer<'a> {
     }
 
     fn flows(&self, source: Ipv4Addr) -> FlowSet {
-        flows(source, self.destination.address, self.service)
+        flows(source, self.target.address, self.target.service)
     }
 }
 

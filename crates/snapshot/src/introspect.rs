@@ -65,7 +65,11 @@ pub(crate) async fn read_node(endpoint: &Endpoint, instance: InstanceId) -> Resu
     Ok(Node {
         name: endpoint.node.clone(),
         instance,
+        kubernetes: None,
         pods,
+        host_pods: Vec::new(),
+        settings: None,
+        unclear: None,
         groups: group_sync(endpoint, state.as_ref())?,
         packs: state.is_some(),
         agent: state.map_or_else(|| "upstream".to_owned(), |s| s.agent),
