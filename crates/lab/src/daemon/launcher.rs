@@ -19,6 +19,7 @@ use super::agent_env;
 use super::forward::{Forward, forward};
 use super::inside::{Inside, listen};
 use crate::cgroup::Cgroups;
+use crate::cluster::Joinable;
 use crate::error::{Error, IoContext as _};
 use crate::node::Node;
 use crate::place::Place;
@@ -34,8 +35,10 @@ pub(super) struct Plan {
     pub(super) program: PathBuf,
     /// Agents by the node's name.
     pub(super) agents: BTreeMap<String, Agent>,
-    /// Namespaces of hosts that are not instances.
-    pub(super) hosts: BTreeMap<String, PathBuf>,
+    /// Namespaces of hosts that are not instances: control planes come and go.
+    pub(super) hosts: watch::Receiver<BTreeMap<String, PathBuf>>,
+    /// Clusters that instances can join.
+    pub(super) joinable: Joinable,
     /// Addresses of hosts on the internet.
     pub(super) internet: BTreeSet<Ipv4Addr>,
 }
@@ -94,6 +97,7 @@ impl Launcher {
     pub(super) async fn run(mut self) -> Result<(), Error> {
         let mut versions = self.sim.versions();
         versions.mark_changed();
+        let mut hosts = self.plan.hosts.clone();
         loop {
             tokio::select! {
                 changed = versions.changed() => {
@@ -103,6 +107,7 @@ impl Launcher {
                     versions.borrow_and_update();
                     self.follow().await?;
                 }
+                Ok(()) = hosts.changed() => self.follow().await?,
                 Some(outcome) = self.outcomes.recv() => self.applied(outcome).await?,
             }
         }
@@ -137,9 +142,8 @@ impl Launcher {
     fn fabric_for(&self, desired: &vpcsim::Desired) -> fabric::Desired {
         let staying = self.nodes.iter().filter(|(_, n)| n.leaving.is_none());
         let nodes = staying.map(|(id, n)| (HostId(id.clone()), n.node.netns().to_owned()));
-        let hosts = self
-            .plan
-            .hosts
+        let hosts = self.plan.hosts.borrow();
+        let hosts = hosts
             .iter()
             .map(|(n, path)| (HostId(n.clone()), path.clone()));
         let hosts: BTreeMap<HostId, PathBuf> = nodes.chain(hosts).collect();
@@ -237,7 +241,7 @@ impl Launcher {
             .unwrap_or_default();
         let free = |name: &str| {
             crate::topology::is_host_name(name)
-                && !self.plan.hosts.contains_key(name)
+                && !self.plan.hosts.borrow().contains_key(name)
                 && !self.nodes.values().any(|n| n.node.name() == name)
         };
         [tag, label]

@@ -196,7 +196,8 @@ impl Lab {
             reporter.step(text)?;
         }
         reporter.step(format!("hosts: {}", topology.hosts.len()))?;
-        let hosts = pin_hosts(place, &topology)?;
+        let (tell_hosts, hosts) = watch::channel(pin_hosts(place, &topology)?);
+        let (tell_joinable, joinable) = watch::channel(BTreeMap::new());
         let plan = Plan {
             place: place.clone(),
             program: options.program.clone(),
@@ -205,6 +206,7 @@ impl Lab {
                 .map(|(n, node)| (n, node.agent.clone()))
                 .collect(),
             hosts,
+            joinable,
             internet: internet(&topology),
         };
         let launcher = Launcher::new(plan, sim.clone(), cgroups.clone(), state.clone())?;
