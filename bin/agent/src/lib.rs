@@ -12,6 +12,7 @@ mod cloud;
 mod health;
 mod init;
 mod install;
+mod kubernetes;
 mod limits;
 mod links;
 mod log;

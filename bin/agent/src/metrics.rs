@@ -11,6 +11,8 @@ use std::time::Duration;
 use ec2::client::Attempt;
 use ipam::{GroupState, Pool};
 
+use crate::kubernetes::Counts;
+
 /// Upper bounds of the time of an ADD, in seconds.
 const BUCKETS: [f64; 8] = [0.0005, 0.001, 0.0025, 0.01, 0.1, 1.0, 5.0, 10.0];
 
@@ -69,7 +71,7 @@ impl Metrics {
     }
 
     /// The page at `/metrics`.
-    pub(crate) fn page(&self, pool: &Pool) -> String {
+    pub(crate) fn page(&self, pool: &Pool, cluster: Option<Counts>) -> String {
         let mut page = Page::default();
         let counts = pool.counts();
         page.value(
@@ -163,6 +165,9 @@ impl Metrics {
         );
         self.add_times(&mut page);
         self.api_lines(&mut page);
+        if let Some(counts) = cluster {
+            cluster_lines(&mut page, &counts);
+        }
         page.head("awscni_build_info", "gauge", "The build");
         let version = [("version", env!("CARGO_PKG_VERSION")), ("goversion", "")];
         page.line("awscni_build_info", &version, 1);
@@ -224,6 +229,29 @@ impl Metrics {
             page.line("awscni_aws_api_latency_ms_count", &labels, series.count);
         }
     }
+}
+
+fn cluster_lines(page: &mut Page, counts: &Counts) {
+    page.value(
+        "branchline_kubernetes_connected",
+        "gauge",
+        "The API server answers",
+        u8::from(counts.connected),
+    );
+    page.head(
+        "branchline_kubernetes_failed",
+        "counter",
+        "Requests to the API server that were not done, by right",
+    );
+    for (right, n) in &counts.failed {
+        page.line("branchline_kubernetes_failed", &[("right", right)], n);
+    }
+    page.value(
+        "branchline_kubernetes_events_dropped",
+        "counter",
+        "Events that were too many to be written",
+        counts.dropped,
+    );
 }
 
 #[derive(Default)]

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipam::{
     Answer, Call, Effect, Event, Failure, FailureKind, ImdsEni, Key, Lease, Millis, OpId, Pod,
-    Pool, Refusal, Reply, Ticket, step,
+    Pool, Record, Refusal, Reply, Ticket, step,
 };
 use settings::Settings;
 use tokio::sync::{mpsc, oneshot};
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use vpc::facts::EniId;
 
 use crate::boot::Node;
+use crate::kubernetes::{News, Voice};
 use crate::metrics::Metrics;
 use crate::store::{Recovered, Store};
 use crate::{install, rpc, show};
@@ -23,6 +24,9 @@ use crate::{install, rpc, show};
 const QUIET: Duration = Duration::from_millis(250);
 /// … or when the oldest change is this old.
 const LATEST: Duration = Duration::from_secs(2);
+
+/// A pod that waits for so long without an address has an event that says why.
+const WORTH_TELLING: Duration = Duration::from_secs(2);
 
 /// What the owner is asked or told.
 #[derive(Debug)]
@@ -51,7 +55,8 @@ pub(crate) enum Message {
     Unknown(String),
     Booted(Box<Node>),
     Imds(BTreeMap<EniId, ImdsEni>),
-    Done(OpId, Result<Answer, Failure>),
+    Done(OpId, Box<Call>, Result<Answer, Failure>),
+    Cluster(News),
 }
 
 /// The node, for the policy agent.
@@ -67,7 +72,10 @@ pub(crate) struct NodeView {
 enum Asker {
     Add {
         key: Key,
+        pod: Pod,
         since: Instant,
+        /// The cluster knows that it waits.
+        told: bool,
         to: oneshot::Sender<(rpc::Answer, Vec<String>)>,
     },
     Delete(oneshot::Sender<rpc::Answer>),
@@ -83,6 +91,7 @@ pub(crate) struct Owner {
     settings: Settings,
     node: Option<Node>,
     metrics: Metrics,
+    voice: Voice,
     askers: HashMap<Ticket, Asker>,
     next_ticket: u64,
     wake: Option<Instant>,
@@ -105,17 +114,20 @@ impl Owner {
         let wall = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
+        let wall = Millis(0).after(wall);
+        let voice = Voice::start(&settings, &to_self, wall);
         Self {
             pool,
             store,
             settings,
             node: None,
             metrics,
+            voice,
             askers: HashMap::new(),
             next_ticket: 0,
             wake: None,
             changed: Some((Instant::now(), Instant::now())),
-            anchor: (Instant::now(), Millis(0).after(wall)),
+            anchor: (Instant::now(), wall),
             installed: false,
             to_self,
         }
@@ -144,6 +156,7 @@ impl Owner {
         loop {
             let wake = self.wake;
             let save = self.save_at();
+            let tell = self.tell_at();
             tokio::select! {
                 biased;
                 () = &mut end => break,
@@ -156,8 +169,11 @@ impl Owner {
                     self.feed(Event::Tick);
                 }
                 () = until(save) => self.save(),
+                () = until(tell) => self.tell_who_waits(),
             }
             self.install_when_ready();
+            let now = self.now();
+            self.voice.look(&self.pool, now);
         }
         self.feed(Event::Drain);
         self.save();
@@ -169,7 +185,9 @@ impl Owner {
                 self.metrics.adds += 1;
                 let asker = Asker::Add {
                     key: key.clone(),
+                    pod: pod.clone(),
                     since: Instant::now(),
+                    told: false,
                     to,
                 };
                 let ticket = self.ticket(asker);
@@ -177,8 +195,12 @@ impl Owner {
             }
             Message::Delete { key, reason, to } => {
                 self.metrics.deleted(&reason);
+                let leaving = self.pool.allocation(&key).map(|held| held.pod.clone());
                 let ticket = self.ticket(Asker::Delete(to));
                 self.feed(Event::Delete { ticket, key });
+                if let Some(pod) = leaving {
+                    self.voice.address(&pod, None);
+                }
             }
             Message::Unknown(reason) => self.feed(Event::Unknown { reason }),
             Message::Booted(node) => {
@@ -187,10 +209,18 @@ impl Owner {
                 self.feed(Event::Node(facts));
             }
             Message::Imds(seen) => self.feed(Event::Imds(seen)),
-            Message::Done(op, result) => {
+            Message::Cluster(news) => {
+                if let Some(event) = self.voice.heard(news) {
+                    self.feed(event);
+                }
+            }
+            Message::Done(op, call, result) => {
                 if let Err(failure) = &result {
                     tracing::warn!(action = failure.action, kind = ?failure.kind, %failure, "call failed");
                 }
+                let now = self.now();
+                self.voice
+                    .called(&self.pool, &call, result.as_ref().err(), now);
                 self.feed(Event::Answered { op, result });
             }
             question => self.answer(question),
@@ -223,8 +253,9 @@ impl Owner {
             }))),
             Message::Page { path, to } => {
                 let text = match path.as_str() {
-                    "/metrics" => Some(self.metrics.page(&self.pool)),
-                    path => show::page(path, &self.pool, &self.settings).map(|v| v.to_string()),
+                    "/metrics" => Some(self.metrics.page(&self.pool, self.voice.counts())),
+                    path => show::page(path, &self.pool, &self.settings, &self.voice)
+                        .map(|v| v.to_string()),
                 };
                 drop(to.send(text));
             }
@@ -252,7 +283,12 @@ impl Owner {
         for effect in effects {
             match effect {
                 Effect::Record(record) => match self.store.append(&record) {
-                    Ok(()) => self.mark_changed(),
+                    Ok(()) => {
+                        if let Record::Leased(lease) = &record {
+                            self.voice.address(&lease.pod, Some(lease.address));
+                        }
+                        self.mark_changed();
+                    }
                     Err(error) => {
                         tracing::error!("{error:#}");
                         unrecorded = Some(format!("{error:#}"));
@@ -271,6 +307,34 @@ impl Owner {
         }
     }
 
+    /// When the next pod has waited for so long that its cluster should know.
+    fn tell_at(&self) -> Option<Instant> {
+        let since = self.askers.values().filter_map(|asker| match asker {
+            Asker::Add {
+                since, told: false, ..
+            } => Some(*since),
+            _ => None,
+        });
+        since.min().map(|since| since + WORTH_TELLING)
+    }
+
+    fn tell_who_waits(&mut self) {
+        let (now, instant) = (self.now(), Instant::now());
+        for asker in self.askers.values_mut() {
+            if let Asker::Add {
+                pod, since, told, ..
+            } = asker
+                && !*told
+                && *since + WORTH_TELLING <= instant
+            {
+                *told = true;
+                let waited = instant.saturating_duration_since(*since);
+                let began = Millis(now.0.saturating_sub(waited.as_millis() as u64));
+                self.voice.waits(pod, &self.pool.why_waiting(began), now);
+            }
+        }
+    }
+
     /// Answers whoever asked; returns the key of an address that goes back.
     fn reply(&mut self, ticket: Ticket, reply: Reply, unrecorded: Option<&str>) -> Option<Key> {
         let asker = self.askers.remove(&ticket)?;
@@ -283,8 +347,18 @@ impl Owner {
             None => Ok(reply),
         };
         match asker {
-            Asker::Add { key, since, to } => {
+            Asker::Add {
+                key,
+                pod,
+                since,
+                to,
+                ..
+            } => {
                 self.metrics.added(since.elapsed());
+                if let Ok(Reply::Refused(refusal)) = &answer {
+                    let now = self.now();
+                    self.voice.refused(&pod, refusal, now);
+                }
                 let cidrs = self.node.as_ref().map(|node| &node.vpc_cidrs);
                 let cidrs = cidrs.map(|c| c.iter().map(ToString::to_string).collect());
                 let undo = answer.is_err().then_some(key);
@@ -341,7 +415,7 @@ impl Owner {
                 _ => cloud.call(&call).await,
             };
             // The owner is gone only when the agent ends.
-            let _ = to.send(Message::Done(op, result)).await;
+            let _ = to.send(Message::Done(op, Box::new(call), result)).await;
         });
     }
 

@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use settings::Settings;
 
+use crate::kubernetes::Voice;
+
 /// Paths that are served.
 pub(crate) const PATHS: [&str; 5] = [
     "/v1/enis",
@@ -18,7 +20,7 @@ pub(crate) const PATHS: [&str; 5] = [
 ];
 
 /// The document at a path; `None`: there is none.
-pub(crate) fn page(path: &str, pool: &Pool, settings: &Settings) -> Option<Value> {
+pub(crate) fn page(path: &str, pool: &Pool, settings: &Settings, voice: &Voice) -> Option<Value> {
     Some(match path {
         "/" => json!({ "AvailableCommands": PATHS }),
         "/v1/enis" => document(&enis(pool)),
@@ -26,7 +28,7 @@ pub(crate) fn page(path: &str, pool: &Pool, settings: &Settings) -> Option<Value
         "/v1/eni-configs" => json!({}),
         "/v1/networkutils-env-settings" => network(settings),
         "/v1/ipamd-env-settings" => targets(settings),
-        "/state" => state(pool, settings),
+        "/state" => state(pool, settings, voice),
         _ => return None,
     })
 }
@@ -137,7 +139,7 @@ fn targets(settings: &Settings) -> Value {
     })
 }
 
-fn state(pool: &Pool, settings: &Settings) -> Value {
+fn state(pool: &Pool, settings: &Settings, voice: &Voice) -> Value {
     let groups = pool.group_state();
     let pending = match &groups {
         GroupState::Applying { enis, trouble } => {
@@ -171,6 +173,7 @@ fn state(pool: &Pool, settings: &Settings) -> Value {
     };
     let mut document = document(&state);
     let counts = pool.counts();
+    document["kubernetes"] = voice.state();
     document["settings"] = json!(settings.fingerprint());
     document["pool"] = json!({
         "interfaces": counts.interfaces,
