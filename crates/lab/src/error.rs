@@ -316,6 +316,9 @@ pub enum Error {
     /// The topology.
     #[error(transparent)]
     Topology(#[from] crate::topology::TopologyError),
+    /// The containers' images.
+    #[error(transparent)]
+    Image(#[from] crate::image::ImageError),
     /// Interrupted by the user.
     #[error("interrupted; everything that was started has been removed")]
     Interrupted,
