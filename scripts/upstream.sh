@@ -3,7 +3,7 @@
 # swap it for ours and back on a live node. Slow once (about four minutes), then nothing to do.
 #   scripts/upstream.sh [DIR]    to DIR; DIR defaults to kubernetes/upstream in cargo's target
 # Makes what upstream's two images hold: aws-k8s-agent aws-cni aws-vpc-cni aws-vpc-cni-init
-# egress-cni grpc-health-probe and 10-aws.conflist, and its Helm chart in chart/.
+# egress-cni grpc-health-probe 10-aws.conflist eni-max-pods.txt, and its Helm chart in chart/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-}
@@ -49,7 +49,7 @@ fi
 mv "$out/.new/routed-eni-cni-plugin" "$out/.new/aws-cni"
 mv "$out/.new/egress-cni-plugin" "$out/.new/egress-cni"
 source=$(cd kubernetes/upstream && "$go" list -m -f '{{.Dir}}' "$module")
-install -m 644 "$source/misc/10-aws.conflist" "$out/.new/"
+install -m 644 "$source/misc/10-aws.conflist" "$source/misc/eni-max-pods.txt" "$out/.new/"
 cp -r --no-preserve=mode "$source/charts/aws-vpc-cni" "$out/.new/chart"
 rm -rf "$out/chart"
 mv -f "$out"/.new/* "$out/"
