@@ -3,7 +3,9 @@
 //!
 //! The list names only plugins that are really there. Upstream's also has `egress-cni` (the other
 //! address family, switched off by default) and `portmap`; the first is not built, the second is
-//! taken in when the runtime's directory has it. A list from an earlier start stays while the agent
+//! taken in when the runtime's directory has it. A list of the operator's own (the chart's
+//! `cniConfig`) lies beside the agent and is installed instead, with upstream's placeholders filled
+//! in. A list from an earlier start stays while the agent
 //! starts again: ADDs then wait and are told why, instead of the node turning NotReady at each
 //! restart. It is removed when the start is refused for good.
 
@@ -38,7 +40,11 @@ pub(crate) fn install(settings: &Settings) -> anyhow::Result<()> {
             target.display()
         ),
     }
-    let list = serde_json::to_vec_pretty(&list(settings)).context("writing the network list")?;
+    let list = match beside_us(LIST) {
+        Some(own) => own_list(&own, settings)?,
+        None => list(settings),
+    };
+    let list = serde_json::to_vec_pretty(&list).context("writing the network list")?;
     put(&settings.paths.cni_conf.join(LIST), &list, 0o644)?;
     Ok(())
 }
@@ -58,6 +64,55 @@ pub(crate) fn withdraw(settings: &Settings) {
 fn beside_us(name: &str) -> Option<PathBuf> {
     let beside = std::env::current_exe().ok()?.with_file_name(name);
     beside.exists().then_some(beside)
+}
+
+/// The operator's list. Plugins that are not on the node are left out, as from ours: `egress-cni`
+/// is in every list made from upstream's.
+fn own_list(path: &Path, settings: &Settings) -> anyhow::Result<Value> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let (text, name) = (fill_in(text, settings), path.display());
+    let mut list: Value = serde_json::from_str(&text)
+        .with_context(|| format!("{name} (cniConfig.fileContents) is not JSON"))?;
+    let plugins = list["plugins"]
+        .as_array_mut()
+        .with_context(|| format!("{name} (cniConfig.fileContents) has no array \"plugins\""))?;
+    plugins.retain(|plugin| {
+        let kind = plugin["type"].as_str().unwrap_or_default();
+        let there = !kind.is_empty() && settings.paths.cni_bin.join(kind).exists();
+        if !there {
+            tracing::warn!(
+                plugin = kind,
+                "not on the node, left out of the network list"
+            );
+        }
+        there
+    });
+    if !plugins.iter().any(|plugin| plugin["type"] == PLUGIN) {
+        anyhow::bail!("{name} (cniConfig.fileContents) has no plugin of type {PLUGIN}");
+    }
+    let filled = list.to_string();
+    if let Some((_, rest)) = filled.split_once("\"__") {
+        let placeholder = rest.split('"').next().unwrap_or_default();
+        anyhow::bail!("{name} (cniConfig.fileContents): nothing is known for \"__{placeholder}\"");
+    }
+    Ok(list)
+}
+
+fn fill_in(text: String, settings: &Settings) -> String {
+    let mtu = settings.network.pod_mtu.to_string();
+    [
+        ("__VETHPREFIX__", settings.network.veth_prefix.as_str()),
+        ("__MTU__", &mtu),
+        ("__PODSGENFORCINGMODE__", "strict"),
+        ("__PLUGINLOGFILE__", &settings.logs.plugin_file),
+        ("__PLUGINLOGLEVEL__", &settings.logs.plugin_level),
+    ]
+    .into_iter()
+    .fold(text, |text, (placeholder, value)| {
+        // Between quotes, as it stands in the file.
+        let value = Value::from(value).to_string();
+        text.replace(placeholder, value.trim_matches('"'))
+    })
 }
 
 fn list(settings: &Settings) -> Value {
@@ -139,5 +194,49 @@ mod tests {
             (&json!("0.4.0"), &json!("aws-cni"))
         );
         assert_eq!(list["plugins"][0]["mtu"], json!("9001"));
+    }
+
+    #[test]
+    fn a_list_of_ones_own_is_filled_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = Settings::default();
+        settings.paths.cni_bin = dir.path().to_owned();
+        settings.network.pod_mtu = 1400;
+        let own = dir.path().join(LIST);
+        let read = |content: &str| {
+            fs::write(&own, content).unwrap();
+            own_list(&own, &settings).map_err(|error| format!("{error:#}"))
+        };
+        let upstreams = r#"{"cniVersion":"1.0.0","name":"aws-cni","mine":{"kept":true},"plugins":[
+            {"type":"aws-cni","vethPrefix":"__VETHPREFIX__","mtu":"__MTU__","pluginLogFile":"__PLUGINLOGFILE__"},
+            {"type":"egress-cni","enabled":"__EGRESSPLUGINENABLED__"},{"type":"bandwidth"}]}"#;
+        assert!(
+            read(upstreams)
+                .unwrap_err()
+                .contains("no plugin of type aws-cni")
+        );
+        fs::write(dir.path().join(PLUGIN), "").unwrap();
+        fs::write(dir.path().join("bandwidth"), "").unwrap();
+        let list = read(upstreams).unwrap();
+        assert_eq!(
+            (&list["mine"]["kept"], &list["cniVersion"]),
+            (&json!(true), &json!("1.0.0"))
+        );
+        assert_eq!(
+            list["plugins"],
+            json!([
+                {"type": "aws-cni", "vethPrefix": "eni", "mtu": "1400",
+                 "pluginLogFile": "/var/log/aws-routed-eni/plugin.log"},
+                {"type": "bandwidth"}
+            ])
+        );
+        fs::write(dir.path().join("egress-cni"), "").unwrap();
+        assert!(
+            read(upstreams)
+                .unwrap_err()
+                .contains("\"__EGRESSPLUGINENABLED__\"")
+        );
+        assert!(read("{").unwrap_err().contains("is not JSON"));
+        assert!(read("{}").unwrap_err().contains("no array"));
     }
 }

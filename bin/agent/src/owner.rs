@@ -28,6 +28,9 @@ const LATEST: Duration = Duration::from_secs(2);
 /// A pod that waits for so long without an address has an event that says why.
 const WORTH_TELLING: Duration = Duration::from_secs(2);
 
+/// Until a failed installation is tried again.
+const INSTALL_AGAIN: Duration = Duration::from_secs(10);
+
 /// What the owner is asked or told.
 #[derive(Debug)]
 pub(crate) enum Message {
@@ -83,6 +86,15 @@ enum Asker {
     Nobody,
 }
 
+/// Whether plugin and network list are on the node.
+#[derive(Debug)]
+enum Installed {
+    No,
+    Yes,
+    /// Tried again at a time; and why it failed.
+    Failed(Instant, String),
+}
+
 /// The pool and all that is done for it.
 #[derive(Debug)]
 pub(crate) struct Owner {
@@ -99,7 +111,7 @@ pub(crate) struct Owner {
     changed: Option<(Instant, Instant)>,
     /// The clock: what the wall showed at an instant.
     anchor: (Instant, Millis),
-    installed: bool,
+    installed: Installed,
     to_self: mpsc::Sender<Message>,
 }
 
@@ -128,7 +140,7 @@ impl Owner {
             wake: None,
             changed: Some((Instant::now(), Instant::now())),
             anchor: (Instant::now(), wall),
-            installed: false,
+            installed: Installed::No,
             to_self,
         }
     }
@@ -173,7 +185,11 @@ impl Owner {
             }
             self.install_when_ready();
             let now = self.now();
-            self.voice.look(&self.pool, now);
+            let trouble = match &self.installed {
+                Installed::Failed(_, error) => Some(error.as_str()),
+                Installed::No | Installed::Yes => None,
+            };
+            self.voice.look(&self.pool, trouble, now);
         }
         self.feed(Event::Drain);
         self.save();
@@ -420,14 +436,25 @@ impl Owner {
     }
 
     fn install_when_ready(&mut self) {
-        if self.installed || self.pool.not_ready().is_some() {
+        let due = match &self.installed {
+            Installed::No => true,
+            Installed::Failed(at, _) => *at <= Instant::now(),
+            Installed::Yes => false,
+        };
+        if !due || self.pool.not_ready().is_some() {
             return;
         }
-        self.installed = true;
-        tracing::info!("ready");
-        if let Err(error) = install::install(&self.settings) {
-            tracing::error!("{error:#}");
-        }
+        self.installed = match install::install(&self.settings) {
+            Ok(()) => {
+                tracing::info!("ready");
+                Installed::Yes
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(error, "plugin and network list are not on the node");
+                Installed::Failed(Instant::now() + INSTALL_AGAIN, error)
+            }
+        };
     }
 
     fn mark_changed(&mut self) {

@@ -179,9 +179,10 @@ impl Voice {
     }
 
     /// Compares the node's condition with the pool.
-    pub(crate) fn look(&mut self, pool: &Pool, now: Millis) {
+    /// `not_installed`: why the runtime does not know the plugin.
+    pub(crate) fn look(&mut self, pool: &Pool, not_installed: Option<&str>, now: Millis) {
         if let Some(on) = &mut self.on
-            && let Some(condition) = on.gate.pass(Condition::of(pool), now)
+            && let Some(condition) = on.gate.pass(Condition::of(pool, not_installed), now)
         {
             on.condition.send_replace(Some(condition));
         }

@@ -226,12 +226,19 @@ pub(crate) struct Condition {
 
 impl Condition {
     /// The condition of a pool.
-    pub(crate) fn of(pool: &Pool) -> Self {
+    pub(crate) fn of(pool: &Pool, not_installed: Option<&str>) -> Self {
         let Some(obstacle) = pool.obstacle() else {
-            return Self {
-                ready: true,
-                reason: "PodsServed",
-                message: "the next pod gets an address".to_owned(),
+            return match not_installed {
+                None => Self {
+                    ready: true,
+                    reason: "PodsServed",
+                    message: "the next pod gets an address".to_owned(),
+                },
+                Some(why) => Self {
+                    ready: false,
+                    reason: "NotInstalled",
+                    message: cut(why.to_owned()),
+                },
             };
         };
         let (reason, message) = match &obstacle {
@@ -377,7 +384,7 @@ mod tests {
     fn an_agent_that_knows_nothing_yet_says_so() {
         let settings = settings::Settings::default();
         let pool = Pool::new(ipam::Config::new(&settings, 1));
-        let condition = Condition::of(&pool);
+        let condition = Condition::of(&pool, None);
         assert_eq!(
             (condition.ready, condition.reason),
             (false, "AgentNotReady")
