@@ -31,8 +31,14 @@ pub struct State {
     pub ready: bool,
     /// Nodes by name.
     pub nodes: BTreeMap<String, NodeState>,
+    /// Nodes whose instance is stopped, by name.
+    #[serde(default)]
+    pub stopped: BTreeMap<String, NodeState>,
     /// Hosts by name.
     pub hosts: BTreeMap<String, HostState>,
+    /// Clusters by name.
+    #[serde(default)]
+    pub clusters: BTreeMap<String, ClusterState>,
     /// What does not follow EC2, and why.
     #[serde(default)]
     pub trouble: Option<String>,
@@ -43,6 +49,12 @@ pub struct State {
 pub struct NodeState {
     /// Its EC2 instance.
     pub instance: String,
+    /// The instance's private DNS name, which is the Kubernetes node's.
+    #[serde(default)]
+    pub dns_name: String,
+    /// The Kubernetes cluster that it is to join, if any.
+    #[serde(default)]
+    pub cluster: Option<String>,
     /// Its primary address.
     pub address: Option<Ipv4Addr>,
     /// The port on 127.0.0.1 behind which its agent's introspection answers, when it has an agent.
@@ -58,6 +70,23 @@ pub struct HostState {
     pub address: Option<Ipv4Addr>,
     /// Where it answers.
     pub listen: Vec<String>,
+}
+
+/// One cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// URL of its API server.
+    pub endpoint: String,
+    /// The port on 127.0.0.1 behind which the API server answers, unless its endpoint is private.
+    pub port: Option<u16>,
+    /// Version of Kubernetes.
+    pub version: String,
+    /// Certificate of its authority.
+    pub ca: PathBuf,
+    /// Directory of the programs of Kubernetes, `kubectl` and `helm` among them.
+    pub programs: PathBuf,
+    /// Whether its add-ons are installed.
+    pub ready: bool,
 }
 
 /// A process that is known again: its number and when it started.

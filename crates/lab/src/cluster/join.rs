@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use tokio::sync::watch;
 
+use super::api::Api;
 use super::pki::{KubeletIdentity, Pki};
 use crate::error::Error;
 
@@ -27,6 +28,8 @@ pub struct Joining {
     /// The directory with `kubelet`, `kubectl` and the rest of Kubernetes.
     pub bin_dir: PathBuf,
     pub(super) pki: Arc<Pki>,
+    /// The API server as the lab sees it.
+    pub(super) api: Arc<Api>,
 }
 
 impl Joining {

@@ -15,11 +15,11 @@ use kernel::{NetNs, Socket};
 use nodenet::{Addr, LinkName, Route, Rule, TableId};
 use vpc::facts::EniId;
 
+use super::api::Api;
 use super::binaries::Binaries;
 use super::flags::{self, API_PORT, AUTHENTICATION, Settings, WEBHOOK_PORT};
 use super::kubeconfig::{self, Context};
 use super::pki::{Identity, Pki, write};
-use super::probe::Probe;
 use crate::cgroup::Cgroups;
 use crate::error::{Error, IoContext as _};
 use crate::node::{Answer, Boot, Node, NodeStatus, Request, ServiceAction};
@@ -145,7 +145,7 @@ impl Plane {
         Ok(())
     }
 
-    /// Writes the files of the programs and starts them.
+    /// Writes the files of the programs and starts the API server with its etcd.
     pub(super) fn start(
         &self,
         spec: &PlaneSpec,
@@ -176,36 +176,42 @@ impl Plane {
             identity: None,
         };
         kubeconfig::save(&self.dir.join("token-webhook.kubeconfig"), &[webhook])?;
-        let settings = Settings {
+        let settings = self.settings(spec, binaries);
+        self.node.start_service(settings.etcd())?;
+        self.node.start_service(settings.apiserver())
+    }
+
+    /// Starts the programs that need the API server: one that is not ready ends them.
+    pub(super) fn start_controllers(
+        &self,
+        spec: &PlaneSpec,
+        binaries: &Binaries,
+    ) -> Result<(), Error> {
+        let settings = self.settings(spec, binaries);
+        self.node.start_service(settings.controller_manager())?;
+        self.node.start_service(settings.scheduler())
+    }
+
+    fn settings<'a>(&'a self, spec: &'a PlaneSpec, binaries: &'a Binaries) -> Settings<'a> {
+        let first = spec.fronts.first().map(|f| f.address.addr());
+        Settings {
             cluster: &spec.cluster,
             binaries,
-            address: spec
-                .addresses()
-                .first()
-                .copied()
-                .unwrap_or(Ipv4Addr::UNSPECIFIED),
+            address: first.unwrap_or(Ipv4Addr::UNSPECIFIED),
             services: spec.services,
             issuer: &spec.issuer,
             data: &self.data,
-        };
-        let services = [
-            settings.etcd(),
-            settings.apiserver(),
-            settings.controller_manager(),
-            settings.scheduler(),
-        ];
-        services
-            .into_iter()
-            .try_for_each(|service| self.node.start_service(service))
+        }
     }
 
     /// Waits until the API server is ready. That a program ends on the way is an error, since
     /// nothing of its surroundings will change.
     pub(super) fn await_ready(&self, spec: &PlaneSpec, pki: &Pki) -> Result<(), Error> {
-        let probe = Probe::new(&spec.cluster, self.netns(), &pki.authority.cert_pem())?;
+        let ca_pem = pki.authority.cert_pem();
+        let api = Api::new(&spec.cluster, self.netns(), &ca_pem, None)?;
         let begun = Instant::now();
         loop {
-            let answer = match probe.readyz() {
+            let answer = match api.readyz() {
                 Ok(()) => return Ok(()),
                 Err(answer) => answer,
             };

@@ -8,7 +8,7 @@ use crate::node::{AGENT, ServiceSpec};
 use crate::topology::Agent;
 
 /// Where the EC2 API answers inside a VPC: the lab's interface endpoint.
-pub(super) const EC2_ENDPOINT: &str = "http://169.254.169.249";
+pub(crate) const EC2_ENDPOINT: &str = "http://169.254.169.249";
 
 /// The variables of upstream's manifest that differ from the binary's defaults, and where the
 /// lab's nodes keep what a container finds under `/host`.

@@ -1,7 +1,8 @@
-//! A port on the machine's loopback for each node's introspection.
+//! Ports on the machine's loopback for what answers inside of a namespace: each node's introspection,
+//! each cluster's API server.
 //!
-//! The management path, and the only place where the lab carries bytes: the agent answers on the
-//! node's own 127.0.0.1, which nothing outside can reach. Pods' traffic never comes near it.
+//! The management path, and the only place where the lab carries bytes: they are reached on their
+//! own 127.0.0.1, which nothing outside can reach. Traffic of nodes and pods never comes near it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -13,12 +14,12 @@ use tokio::task::JoinHandle;
 use crate::error::{Error, IoContext as _};
 
 /// The agent's introspection, inside a node.
-const INTROSPECTION: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 61679);
+pub(super) const INTROSPECTION: u16 = 61679;
 
 /// A forwarded port; forwarding ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Forward {
-    pub(super) port: u16,
+pub(crate) struct Forward {
+    pub(crate) port: u16,
     task: JoinHandle<()>,
 }
 
@@ -28,8 +29,8 @@ impl Drop for Forward {
     }
 }
 
-/// Forwards a free port to the introspection behind a pinned namespace.
-pub(super) async fn forward(netns: &Path) -> Result<Forward, Error> {
+/// Forwards a free port to `inner` on the loopback behind a pinned namespace.
+pub(crate) async fn forward(netns: &Path, inner: u16) -> Result<Forward, Error> {
     let netns = NetNs::open(netns)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
@@ -42,19 +43,20 @@ pub(super) async fn forward(netns: &Path) -> Result<Forward, Error> {
             };
             // A socket belongs to the namespace it was made in, whoever connects it.
             match netns.run(TcpSocket::new_v4) {
-                Ok(Ok(socket)) => drop(tokio::spawn(carry(client, socket))),
-                failed => tracing::warn!(?failed, "cannot reach into a node"),
+                Ok(Ok(socket)) => drop(tokio::spawn(carry(client, socket, inner))),
+                failed => tracing::warn!(?failed, "cannot reach into a namespace"),
             }
         }
     });
     Ok(Forward { port, task })
 }
 
-async fn carry(mut client: TcpStream, socket: TcpSocket) {
-    let Ok(mut node) = socket.connect(SocketAddr::from(INTROSPECTION)).await else {
+async fn carry(mut client: TcpStream, socket: TcpSocket, inner: u16) {
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, inner));
+    let Ok(mut inside) = socket.connect(to).await else {
         // Nobody listens there: the client sees its connection close, as it would see a refusal.
         return;
     };
     // Either side may go away at any time; the other then sees the end.
-    let _ = tokio::io::copy_bidirectional(&mut client, &mut node).await;
+    let _ = tokio::io::copy_bidirectional(&mut client, &mut inside).await;
 }

@@ -1,8 +1,10 @@
 //! Follows the embedded EC2: every running instance becomes a node, every held interface a link.
 //!
 //! The rule is the simplest honest one: an instance that runs has a node, whoever asked EC2 for it,
-//! and an instance that is gone has none. Nodes that the topology does not name run the agent with
-//! default settings. Order of a change: nodes that come, then the fabric, then the listeners
+//! and an instance that is gone has none. That holds for a node whose first process is killed, too:
+//! it is booted again, as after a power cut. Nodes that the topology does not name run the agent with
+//! default settings; an instance with the tag `kubernetes.io/cluster/NAME` becomes a node of that
+//! cluster instead, see `member`. Order of a change: nodes that come, then the fabric, then the listeners
 //! inside new VPCs and the agents of new nodes, last the nodes that go (their links are unplugged by
 //! then). EC2 calls that change something are answered after that.
 
@@ -10,20 +12,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use tokio::sync::{mpsc, watch};
 use vpc::facts::{Instance, VpcId};
 use vpcsim::Sim;
 use vpcsim::fabric::{self, Handle, HostId, Outcome, Plug};
 
 use super::agent_env;
-use super::forward::{Forward, forward};
+use super::forward::{Forward, INTROSPECTION, forward};
 use super::inside::{Inside, listen};
+use super::member::{self, Candidate, Task, Ways};
 use crate::cgroup::Cgroups;
 use crate::cluster::Joinable;
 use crate::error::{Error, IoContext as _};
-use crate::node::Node;
+use crate::node::{Boot, Node};
 use crate::place::Place;
 use crate::state::{NodeState, State};
+use crate::teardown;
 use crate::topology::Agent;
 
 /// MTU of a link inside a VPC.
@@ -45,6 +51,10 @@ pub(super) struct Plan {
 
 struct Launched {
     node: Node,
+    /// The cluster that it is to join.
+    cluster: Option<String>,
+    /// What makes it a member of its cluster.
+    joining: Option<Task>,
     /// Its links are there once the fabric has followed this version.
     since: u64,
     plugged: bool,
@@ -52,6 +62,9 @@ struct Launched {
     /// Unplugged since this version: ends when the fabric has followed.
     leaving: Option<u64>,
 }
+
+/// The first process of a node has ended: its instance and its number.
+type Exit = (String, u32);
 
 /// Runs until the task is dropped or something fails for good.
 pub(super) struct Launcher {
@@ -61,6 +74,9 @@ pub(super) struct Launcher {
     fabric: Handle,
     outcomes: mpsc::UnboundedReceiver<Outcome>,
     nodes: BTreeMap<String, Launched>,
+    /// Nodes that are off and may come back: they keep their names and disks.
+    off: BTreeMap<String, String>,
+    exits: (mpsc::UnboundedSender<Exit>, mpsc::UnboundedReceiver<Exit>),
     /// Instances whose node failed to start, so that it is tried once.
     broken: BTreeSet<String>,
     inside: BTreeMap<VpcId, Inside>,
@@ -87,6 +103,8 @@ impl Launcher {
             fabric,
             outcomes,
             nodes: BTreeMap::new(),
+            off: BTreeMap::new(),
+            exits: mpsc::unbounded_channel(),
             broken: BTreeSet::new(),
             inside: BTreeMap::new(),
             state,
@@ -109,6 +127,7 @@ impl Launcher {
                 }
                 Ok(()) = hosts.changed() => self.follow().await?,
                 Some(outcome) = self.outcomes.recv() => self.applied(outcome).await?,
+                Some((id, pid)) = self.exits.1.recv() => self.exited(&id, pid).await?,
             }
         }
     }
@@ -120,12 +139,13 @@ impl Launcher {
             .world
             .instances
             .iter()
-            .filter(|(_, i)| matches!(i.state.as_str(), "pending" | "running"))
+            .filter(|(_, i)| runs(i))
             .map(|(id, i)| (id.to_string(), i))
             .collect();
+        self.forget_terminated(&desired).await;
         for (id, instance) in &wanted {
             if !self.nodes.contains_key(id) && !self.broken.contains(id) {
-                self.launch(id, instance, desired.version).await;
+                self.launch(id, instance, &desired).await;
             }
         }
         for (id, launched) in &mut self.nodes {
@@ -180,7 +200,10 @@ impl Launcher {
                 self.open_inside()?;
                 self.start_agents(version).await;
                 self.sim.applied(version);
-                self.end_nodes(version).await;
+                if self.end_nodes(version).await {
+                    // Instances that were started again meanwhile.
+                    self.follow().await?;
+                }
             }
             Err(error) => {
                 tracing::error!(version, %error, "the packets do not follow EC2");
@@ -191,26 +214,41 @@ impl Launcher {
         Ok(())
     }
 
-    async fn launch(&mut self, id: &str, instance: &Instance, since: u64) {
+    async fn launch(&mut self, id: &str, instance: &Instance, desired: &vpcsim::Desired) {
         let name = self.name_of(id, instance);
-        let hostname = instance.private_dns_name.clone();
+        let back = self.off.remove(id).is_some();
+        let hostname = match instance.private_dns_name.as_str() {
+            "" => name.clone(),
+            dns_name => dns_name.to_owned(),
+        };
+        let cluster = member::cluster_of(instance);
+        let boot = Boot {
+            name: name.clone(),
+            hostname,
+            program: self.plan.program.clone(),
+            cluster: cluster
+                .as_ref()
+                .map(|_| member::resolv_conf(instance, &desired.world, &self.sim.region())),
+        };
         let (place, cgroups) = (self.plan.place.clone(), self.cgroups.clone());
-        let program = self.plan.program.clone();
-        let hostname = if hostname.is_empty() {
-            name.clone()
-        } else {
-            hostname
+        let start = move || {
+            if !back {
+                teardown::remove_dir(&place.node_disk(&boot.name))?;
+            }
+            Node::boot(&place, &cgroups, &boot)
         };
-        let start = {
-            let name = name.clone();
-            move || Node::start(&place, &cgroups, &name, &hostname, &program)
+        let started = match blocking(start).await {
+            Ok(node) => self.watch(id, &node).map(|()| node),
+            Err(error) => Err(error),
         };
-        match blocking(start).await {
+        match started {
             Ok(node) => {
-                tracing::info!(instance = id, node = name, "node started");
+                tracing::info!(instance = id, node = name, ?cluster, "node started");
                 let launched = Launched {
                     node,
-                    since,
+                    cluster,
+                    joining: None,
+                    since: desired.version,
                     plugged: false,
                     forward: None,
                     leaving: None,
@@ -226,9 +264,74 @@ impl Launcher {
         }
     }
 
-    /// The `Name` tag where it can be a name and is free, else the private DNS name's first label,
-    /// else the instance's id.
+    /// Tells this launcher when a node's first process ends.
+    fn watch(&self, id: &str, node: &Node) -> Result<(), Error> {
+        let process = node.watch()?;
+        let (tell, exit) = (self.exits.0.clone(), (id.to_owned(), node.pid()));
+        std::thread::spawn(move || {
+            let mut ended = [PollFd::new(&process, PollFlags::IN)];
+            while poll(&mut ended, None) == Err(Errno::INTR) {}
+            // Without a launcher nobody is left to be told.
+            let _ = tell.send(exit);
+        });
+        Ok(())
+    }
+
+    /// A node whose first process was killed lost its power: it is booted again with its disk, in a
+    /// network namespace that the fabric plugs anew.
+    async fn exited(&mut self, id: &str, pid: u32) -> Result<(), Error> {
+        let known = |n: &Launched| n.node.pid() == pid && n.leaving.is_none();
+        if !self.nodes.get(id).is_some_and(known) {
+            return Ok(());
+        }
+        if let Some(launched) = self.nodes.remove(id) {
+            let name = launched.node.name().to_owned();
+            tracing::warn!(
+                instance = id,
+                node = name,
+                "the node lost its power; booting it"
+            );
+            self.end(launched).await;
+            self.off.insert(id.to_owned(), name);
+        }
+        self.follow().await
+    }
+
+    async fn end(&self, launched: Launched) {
+        let name = launched.node.name().to_owned();
+        let (place, cgroups) = (self.plan.place.clone(), self.cgroups.clone());
+        let Launched { node, joining, .. } = launched;
+        drop(joining);
+        match blocking(move || node.end(&place, &cgroups)).await {
+            Ok(()) => tracing::info!(node = name, "node ended"),
+            Err(error) => tracing::error!(node = name, %error, "a node did not end cleanly"),
+        }
+    }
+
+    /// Disks of instances that will not come back.
+    async fn forget_terminated(&mut self, desired: &vpcsim::Desired) {
+        let gone = |id: &String| !may_return(desired, id);
+        let ids: Vec<String> = self.off.keys().filter(|id| gone(id)).cloned().collect();
+        for id in ids {
+            if let Some(name) = self.off.remove(&id) {
+                self.remove_disk(&name).await;
+            }
+        }
+    }
+
+    async fn remove_disk(&self, name: &str) {
+        let disk = self.plan.place.node_disk(name);
+        if let Err(error) = blocking(move || teardown::remove_dir(&disk)).await {
+            tracing::error!(node = name, %error, "cannot remove a node's disk");
+        }
+    }
+
+    /// The name that it had before it was off; else the `Name` tag where it can be a name and is
+    /// free, else the private DNS name's first label, else the instance's id.
     fn name_of(&self, id: &str, instance: &Instance) -> String {
+        if let Some(name) = self.off.get(id) {
+            return name.clone();
+        }
         let tag = instance
             .tags
             .get("Name")
@@ -243,6 +346,7 @@ impl Launcher {
             crate::topology::is_host_name(name)
                 && !self.plan.hosts.borrow().contains_key(name)
                 && !self.nodes.values().any(|n| n.node.name() == name)
+                && !self.off.values().any(|n| n == name)
         };
         [tag, label]
             .into_iter()
@@ -266,24 +370,47 @@ impl Launcher {
         Ok(())
     }
 
+    /// The agents of bare nodes whose links are there now, and the services of clusters' nodes.
     async fn start_agents(&mut self, version: u64) {
+        let Ok(desired) = self.sim.desired() else {
+            return;
+        };
         let due = |n: &Launched| !n.plugged && n.since <= version;
-        for launched in self.nodes.values_mut().filter(|n| due(n)) {
+        for (id, launched) in self.nodes.iter_mut().filter(|(_, n)| due(n)) {
             launched.plugged = true;
             let name = launched.node.name().to_owned();
-            let wanted = self.plan.agents.get(&name).cloned().unwrap_or_default();
-            if let Err(error) = start_agent(launched, &wanted, &self.plan.program).await {
+            let started = match &launched.cluster {
+                Some(cluster) => {
+                    let candidate = Candidate {
+                        instance: id.clone(),
+                        node: name.clone(),
+                        cluster: cluster.clone(),
+                    };
+                    let ways = Ways {
+                        place: self.plan.place.clone(),
+                        sim: self.sim.clone(),
+                        joinable: self.plan.joinable.clone(),
+                        state: self.state.clone(),
+                    };
+                    launched.joining = Some(Task(tokio::spawn(ways.join(candidate))));
+                    introspect(launched).await
+                }
+                None => {
+                    let wanted = self.plan.agents.get(&name).cloned().unwrap_or_default();
+                    start_agent(launched, &wanted, &self.plan.program).await
+                }
+            };
+            if let Err(error) = started {
                 tracing::error!(node = name, %error, "cannot start the agent");
                 self.state
                     .send_modify(|s| s.trouble = Some(format!("agent on {name}: {error}")));
             }
         }
-        if let Ok(desired) = self.sim.desired() {
-            self.publish(&desired);
-        }
+        self.publish(&desired);
     }
 
-    async fn end_nodes(&mut self, version: u64) {
+    /// Ends the nodes whose links are unplugged by now. Returns whether there was one.
+    async fn end_nodes(&mut self, version: u64) -> bool {
         let due = |n: &Launched| n.leaving.is_some_and(|since| since <= version);
         let ids: Vec<String> = self
             .nodes
@@ -291,62 +418,83 @@ impl Launcher {
             .filter(|(_, n)| due(n))
             .map(|(id, _)| id.clone())
             .collect();
-        for id in ids {
-            let Some(launched) = self.nodes.remove(&id) else {
+        for id in &ids {
+            let Some(launched) = self.nodes.remove(id) else {
                 continue;
             };
             let name = launched.node.name().to_owned();
-            let (place, cgroups) = (self.plan.place.clone(), self.cgroups.clone());
-            match blocking(move || launched.node.end(&place, &cgroups)).await {
-                Ok(()) => tracing::info!(instance = id, node = name, "node ended"),
-                Err(error) => tracing::error!(node = name, %error, "a node did not end cleanly"),
-            }
+            self.end(launched).await;
+            self.off.insert(id.clone(), name);
         }
         self.broken.clear();
         if let Ok(desired) = self.sim.desired() {
+            self.forget_terminated(&desired).await;
             self.publish(&desired);
         }
+        !ids.is_empty()
     }
 
-    /// Tells the daemon which nodes there are: those whose links are there.
+    /// Tells the daemon which nodes there are: those whose links are there, and those that are off.
     fn publish(&self, desired: &vpcsim::Desired) {
-        let address = |id: &str| {
-            let at = desired
-                .attachments
-                .iter()
-                .find(|(_, at)| at.host == id && at.device == 0)?;
-            Some(desired.world.enis.get(at.0)?.addresses.first()?.address)
+        let node = |id: &String, introspection| {
+            let instance = desired
+                .world
+                .instances
+                .values()
+                .find(|i| i.id.as_str() == id);
+            NodeState {
+                instance: id.clone(),
+                dns_name: instance.map_or_else(String::new, |i| i.private_dns_name.clone()),
+                cluster: instance.and_then(member::cluster_of),
+                address: member::address(desired, id),
+                introspection,
+            }
         };
         let there = |n: &Launched| n.plugged && n.leaving.is_none();
         let staying = self.nodes.iter().filter(|(_, n)| there(n));
+        let port = |n: &Launched| n.forward.as_ref().map(|f| f.port);
         let nodes: BTreeMap<String, NodeState> = staying
-            .map(|(id, n)| {
-                let state = NodeState {
-                    instance: id.clone(),
-                    address: address(id),
-                    introspection: n.forward.as_ref().map(|f| f.port),
-                };
-                (n.node.name().to_owned(), state)
-            })
+            .map(|(id, n)| (n.node.name().to_owned(), node(id, port(n))))
+            .collect();
+        let off = self.off.iter();
+        let stopped: BTreeMap<String, NodeState> = off
+            .map(|(id, name)| (name.clone(), node(id, None)))
             .collect();
         self.state.send_if_modified(|s| {
-            let differs = s.nodes != nodes;
-            s.nodes = nodes;
+            let differs = s.nodes != nodes || s.stopped != stopped;
+            (s.nodes, s.stopped) = (nodes, stopped);
             differs
         });
     }
+}
+
+/// Whether an instance has a node.
+fn runs(instance: &Instance) -> bool {
+    matches!(instance.state.as_str(), "pending" | "running")
+}
+
+/// Whether an instance has one, or may be started again.
+fn may_return(desired: &vpcsim::Desired, id: &str) -> bool {
+    let mut all = desired.world.instances.values();
+    let stopped = |i: &Instance| matches!(i.state.as_str(), "stopping" | "stopped");
+    all.any(|i| i.id.as_str() == id && (runs(i) || stopped(i)))
+}
+
+async fn introspect(launched: &mut Launched) -> Result<(), Error> {
+    launched.forward = Some(forward(launched.node.netns(), INTROSPECTION).await?);
+    Ok(())
 }
 
 async fn start_agent(launched: &mut Launched, wanted: &Agent, program: &Path) -> Result<(), Error> {
     let Some(agent) = agent_env::agent(wanted, launched.node.name(), program)? else {
         return Ok(());
     };
-    launched.forward = Some(forward(launched.node.netns()).await?);
+    introspect(launched).await?;
     launched.node.start_service(agent)
 }
 
 /// Runs blocking work beside the event loop.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     match tokio::task::spawn_blocking(work).await {

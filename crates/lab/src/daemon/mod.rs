@@ -7,6 +7,7 @@ mod agent_env;
 mod forward;
 mod inside;
 mod launcher;
+mod member;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -33,7 +34,10 @@ use crate::state::{ACCESS_KEY, HostState, Process, SECRET_KEY, State};
 use crate::teardown;
 use crate::topology::{HostKind, Topology};
 use crate::up::{Interrupt, Progress, UpOptions, View, prepare, runtime, tail};
-use launcher::{Launcher, Plan, blocking};
+pub(crate) use agent_env::EC2_ENDPOINT;
+pub(crate) use forward::{Forward, forward};
+pub(crate) use launcher::blocking;
+use launcher::{Launcher, Plan};
 
 /// How long an agent may take until its node is ready for pods.
 const AGENT_PATIENCE: Duration = Duration::from_secs(30);
@@ -314,7 +318,9 @@ fn first_state(topology: &Topology, options: &UpOptions, port: u16) -> Result<St
         port,
         ready: false,
         nodes: BTreeMap::new(),
+        stopped: BTreeMap::new(),
         hosts: BTreeMap::new(),
+        clusters: BTreeMap::new(),
         trouble: None,
     })
 }
