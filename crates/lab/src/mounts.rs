@@ -24,7 +24,7 @@ use rustix::mount::{
 
 use crate::cgroup::Cgroups;
 use crate::error::{Error, IoContext as _};
-use crate::node::ClusterView;
+use crate::node::ClusterNode;
 use crate::sys;
 
 /// Where a node keeps the machine's directories that it replaced.
@@ -115,7 +115,7 @@ pub(crate) fn on_disk(disk: &Path, path: &str) -> PathBuf {
 /// Returns the node's own view of the cgroups.
 pub(crate) fn enter_node(
     node_dir: &Path,
-    view: Option<&ClusterView>,
+    view: Option<&ClusterNode>,
     cgroups: &Cgroups,
 ) -> Result<Cgroups, Error> {
     sys::own_mounts()?;
@@ -174,7 +174,7 @@ fn bind_disk(disk: &OwnedFd) -> Result<(), Error> {
 
 /// The last of a cluster node's view: its files in `/etc`, the settings that kubelet reads, and the
 /// propagation of mounts.
-fn settle(view: &ClusterView) -> Result<(), Error> {
+fn settle(view: &ClusterNode) -> Result<(), Error> {
     let crictl = "runtime-endpoint: unix:///run/containerd/containerd.sock\n";
     for (path, text) in [
         ("/etc/resolv.conf", view.resolv_conf.as_str()),

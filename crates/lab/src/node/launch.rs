@@ -2,14 +2,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use kernel::NetNs;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::init::READY;
 use super::protocol::{Answer, Request, ask};
-use super::spec::{ClusterView, NodeSpec, ServiceSpec};
+use super::spec::{ClusterNode, NodeSpec, ServiceSpec};
 use crate::cgroup::Cgroups;
 use crate::error::{Error, IoContext as _};
 use crate::place::Place;
@@ -78,7 +80,7 @@ impl Node {
                 cgroups.create_whole(&group)?;
                 let disk = place.node_disk(name);
                 fs::create_dir_all(&disk).at(&disk)?;
-                Some(ClusterView {
+                Some(ClusterNode {
                     disk,
                     resolv_conf: resolv_conf.clone(),
                 })
@@ -128,6 +130,21 @@ impl Node {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A descriptor that becomes readable when the node's first process ends.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptors left.
+    pub fn watch(&self) -> Result<OwnedFd, Error> {
+        let failed = |source: std::io::Error| Error::Process {
+            what: "watch",
+            pid: self.child.id().cast_signed(),
+            source,
+        };
+        let pid = Pid::from_child(&self.child);
+        // Our own child, not waited for before `end`: the number is its own.
+        pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|e| failed(e.into()))
     }
 
     /// Gives the node an order.

@@ -21,4 +21,4 @@ pub use protocol::{
     AGENT, Answer, NodeStatus, Phase, PodName, PodNameError, PodStatus, Request, RunPod,
     ServiceAction, ServiceStatus, ask,
 };
-pub use spec::{ClusterView, NodeSpec, PodSpec, ServiceSpec};
+pub use spec::{ClusterNode, NodeSpec, PodSpec, ServiceSpec};

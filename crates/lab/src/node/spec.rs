@@ -22,12 +22,12 @@ pub struct NodeSpec {
     pub program: PathBuf,
     /// What a node of a Kubernetes cluster has more than a bare one.
     #[serde(default)]
-    pub cluster: Option<ClusterView>,
+    pub cluster: Option<ClusterNode>,
 }
 
 /// What a node of a Kubernetes cluster sees, and a bare one does not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClusterView {
+pub struct ClusterNode {
     /// The directory that stands for its disk: what survives a power cut.
     pub disk: PathBuf,
     /// Its `/etc/resolv.conf`, as its VPC's DHCP would write it.

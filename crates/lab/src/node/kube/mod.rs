@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::launch::Node;
+use super::protocol::{Request, ask};
 use super::spec::ServiceSpec;
 use crate::cluster::KubeletIdentity;
 use crate::error::Error;
@@ -72,25 +72,27 @@ pub struct Taint {
     pub effect: String,
 }
 
-/// Starts the container runtime of a cluster's node, which keeps it running.
+/// Starts the container runtime of the cluster's node `node`, which keeps it running.
 ///
 /// # Errors
 /// When containerd or runc is not installed, or its files cannot be written.
-pub fn start_runtime(place: &Place, node: &Node) -> Result<(), Error> {
-    let disk = place.node_disk(node.name());
-    containerd::write(&disk)?;
-    node.start_service(containerd::service()?)
+pub fn start_runtime(place: &Place, node: &str) -> Result<(), Error> {
+    containerd::write(&place.node_disk(node))?;
+    start(place, node, containerd::service()?)
 }
 
-/// Makes a node a member of a cluster: writes the kubelet's files and starts it. The runtime must
+/// Makes the node `node` a member of a cluster: writes the kubelet's files and starts it. The runtime must
 /// have been started, and the node's links be there.
 ///
 /// # Errors
 /// When there is no kubelet, or its files cannot be written.
-pub fn join(place: &Place, node: &Node, member: &Member) -> Result<(), Error> {
-    let disk = place.node_disk(node.name());
-    kubelet::write(&disk, member)?;
-    node.start_service(kubelet::service(member)?)
+pub fn join(place: &Place, node: &str, member: &Member) -> Result<(), Error> {
+    kubelet::write(&place.node_disk(node), member)?;
+    start(place, node, kubelet::service(member)?)
+}
+
+fn start(place: &Place, node: &str, service: ServiceSpec) -> Result<(), Error> {
+    ask(&place.node_socket(node), &Request::StartService(service)).map(drop)
 }
 
 fn service(name: &str, program: PathBuf, args: Vec<String>) -> ServiceSpec {
