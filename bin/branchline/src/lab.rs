@@ -103,7 +103,7 @@ enum LabCommand {
         bind: Ipv4Addr,
         listen: Vec<Listener>,
     },
-    /// Answer on ports: TCP says who it is and echoes, UDP echoes.
+    /// Answer on ports: TCP says who it is and echoes, UDP echoes, HTTP says who it is.
     #[command(hide = true)]
     Listen { ports: Vec<Listener> },
 }

@@ -1,13 +1,15 @@
 //! Hosts that are not instances: a namespace and a process that answers on some ports.
 //!
 //! `branchline lab host-init` is that process. On TCP it says who it is and whom it sees, then echoes;
-//! on UDP it echoes. That is enough to see a connection, its translated source and its survival,
-//! and needs no tool of the machine.
+//! on UDP it echoes; over HTTP it says the same to every request. That is enough to see a connection,
+//! its translated source and its survival, and needs no tool of the machine. In a container,
+//! `branchline lab listen` is the same server.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use kernel::{NetNs, Socket};
 use rustix::thread::UnshareFlags;
@@ -17,7 +19,8 @@ use crate::error::{Error, IoContext as _};
 use crate::node;
 use crate::place::Place;
 use crate::sys;
-use crate::topology::Listener;
+use crate::topology::{Answers, Listener};
+use crate::up::{Interrupt, runtime};
 
 /// A host, as its process is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +81,12 @@ pub fn init(host: &HostSpec, group: &Path) -> Result<(), Error> {
     serve(&host.name, host.bind, &host.listen, node::say_ready)
 }
 
-/// Answers on ports until the process ends: the body of `branchline lab listen`.
+/// How long an HTTP client may take for its request.
+const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+/// The longest request that is read, in bytes.
+const LONGEST_REQUEST: u64 = 16 * 1024;
+
+/// Answers on ports until SIGTERM or SIGINT: the body of `branchline lab listen`.
 ///
 /// # Errors
 /// When a port cannot be opened, or `ready` fails.
@@ -94,32 +102,76 @@ pub fn serve(
             what: port.to_string(),
             source,
         };
-        if port.udp {
-            let socket = UdpSocket::bind(at).map_err(failed)?;
-            std::thread::spawn(move || echo_udp(&socket));
-        } else {
-            let listener = TcpListener::bind(at).map_err(failed)?;
-            let name = name.to_owned();
-            std::thread::spawn(move || accept(&name, &listener));
-        }
+        let answer = match port.answers {
+            Answers::Udp => {
+                let socket = UdpSocket::bind(at).map_err(failed)?;
+                std::thread::spawn(move || echo_udp(&socket));
+                continue;
+            }
+            Answers::Tcp => echo_tcp,
+            Answers::Http => answer_http,
+        };
+        let listener = TcpListener::bind(at).map_err(failed)?;
+        let name = name.to_owned();
+        std::thread::spawn(move || accept(&name, &listener, answer));
     }
-    ready()?;
-    loop {
-        std::thread::park();
-    }
+    // The first process of a container gets no signal that it does not ask for.
+    runtime()?.block_on(async {
+        let mut interrupt = Interrupt::new()?;
+        ready()?;
+        interrupt.recv().await;
+        Ok(())
+    })
 }
 
-fn accept(name: &str, listener: &TcpListener) {
+fn accept(name: &str, listener: &TcpListener, answer: fn(&str, TcpStream) -> io::Result<()>) {
     for stream in listener.incoming().filter_map(Result::ok) {
         let name = name.to_owned();
         std::thread::spawn(move || {
             // The peer went away: nobody is left to be told.
-            let _ = echo_tcp(&name, stream);
+            let _ = answer(&name, stream);
         });
     }
 }
 
-fn echo_tcp(name: &str, mut stream: TcpStream) -> std::io::Result<()> {
+/// One request, one answer, and the connection ends.
+fn answer_http(name: &str, mut stream: TcpStream) -> io::Result<()> {
+    let (here, there) = (stream.local_addr()?, stream.peer_addr()?);
+    stream.set_read_timeout(Some(REQUEST_WITHIN))?;
+    let mut request = BufReader::new(stream.try_clone()?).take(LONGEST_REQUEST);
+    let mut first = String::new();
+    request.read_line(&mut first)?;
+    let mut line = String::new();
+    while request.read_line(&mut line)? > 2 {
+        line.clear();
+    }
+    let mut words = first.split_whitespace();
+    let (status, body) = match (words.next(), words.next(), words.next()) {
+        (Some(method), Some(path), Some(version)) if version.starts_with("HTTP/1.") => {
+            let body = format!("{name} {here} sees {there}\n{method} {path}\n");
+            (
+                "200 OK",
+                if method == "HEAD" {
+                    String::new()
+                } else {
+                    body
+                },
+            )
+        }
+        _ => ("400 Bad Request", "this is no HTTP/1 request\n".to_owned()),
+    };
+    let length = body.len();
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nserver: branchline\r\ncontent-type: text/plain\r\n\
+         content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    )?;
+    // What the client still sends (a body) must not become a reset that eats the answer.
+    stream.shutdown(std::net::Shutdown::Write)?;
+    io::copy(&mut request.into_inner(), &mut io::sink()).map(drop)
+}
+
+fn echo_tcp(name: &str, mut stream: TcpStream) -> io::Result<()> {
     let (here, there) = (stream.local_addr()?, stream.peer_addr()?);
     writeln!(stream, "{name} {here} sees {there}")?;
     let mut buffer = [0; 4096];
@@ -137,6 +189,46 @@ fn echo_udp(socket: &UdpSocket) {
         // An error here is an ICMP message about an answer of ours: not about the next datagram.
         if let Ok((n, from)) = socket.recv_from(&mut buffer) {
             let _ = socket.send_to(&buffer[..n], from);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(request: &str) -> String {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let to = listener.local_addr().unwrap();
+        std::thread::spawn(move || accept("web-1", &listener, answer_http));
+        let mut stream = TcpStream::connect(to).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn a_request_is_told_who_answers_and_whom_it_sees() {
+        let answer = told("GET /healthz HTTP/1.1\r\nhost: web\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("web-1 127.0.0.1:"), "{answer}");
+        assert!(answer.contains(" sees 127.0.0.1:"), "{answer}");
+        assert!(answer.ends_with("\nGET /healthz\n"), "{answer}");
+        let posted = told("POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc");
+        assert!(posted.ends_with("\nPOST /\n"), "{posted}");
+        assert!(
+            told("HEAD / HTTP/1.1\r\n\r\n")
+                .ends_with("content-length: 0\r\nconnection: close\r\n\r\n")
+        );
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        for request in ["", "hello\r\n\r\n", "GET /\r\n\r\n", "\r\n"] {
+            let answer = told(request);
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{request:?}: {answer}");
         }
     }
 }

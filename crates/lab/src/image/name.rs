@@ -57,7 +57,8 @@ impl FromStr for ImageName {
             |p: &str| p.starts_with(|c: char| c.is_ascii_alphanumeric()) && p.chars().all(lower);
         let tag_fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let host_fits = |c: char| c.is_ascii_alphanumeric() || ".-:".contains(c);
-        let good = registry.chars().all(host_fits)
+        let good = registry.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && registry.chars().all(host_fits)
             && repository.split('/').all(part)
             && (1..=128).contains(&tag.len())
             && !tag.starts_with(['.', '-'])

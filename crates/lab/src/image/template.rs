@@ -4,7 +4,11 @@
 //! wrote is copied for each node. Files are hard-linked: containerd replaces blobs and the files of
 //! committed snapshots, it never writes into them. Its data bases it does write into, so they are
 //! copied.
+//!
+//! Blobs are kept although the images are unpacked: with them containerd can tell that it has an
+//! image, and `ctr images export` and `check` work as on any node.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::symlink;
@@ -18,12 +22,15 @@ use rustix::thread::UnshareFlags;
 
 use super::digest::Digest;
 use super::error::{At as _, ImageError};
+use super::name::ImageName;
 use super::store::Store;
 use crate::error::Error;
 use crate::sys;
 
 /// To be raised when the same images become another directory.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The directory of a template that is not complete.
+const PART: &str = "template.part";
 /// The containerd namespace of Kubernetes' images.
 const NAMESPACE: &str = "k8s.io";
 /// How long containerd may take to start, or to end.
@@ -38,22 +45,33 @@ pub(super) fn ensure(store: &Store) -> Result<PathBuf, Error> {
     if path.is_dir() {
         return Ok(path);
     }
-    remove_others(store)?;
-    // A directory under its final name is complete.
-    let part = store.dir().join("template.part");
-    fs::create_dir_all(&part).at(&part)?;
+    let part = store.dir().join(PART);
+    begin(store, &part)?;
     // The thread lives as long as containerd, which dies with it.
     sys::on_thread(|| import(store, &part))?;
+    // A directory under its final name is complete.
     fs::rename(part.join("root"), &path).at(&path)?;
     fs::remove_dir_all(&part).at(&part)?;
     Ok(path)
 }
 
-fn remove_others(store: &Store) -> Result<(), ImageError> {
+/// Makes the directory in which containerd works. It goes on from the last template: when one image
+/// of several changed, the others are there already.
+fn begin(store: &Store, part: &Path) -> Result<(), ImageError> {
+    if part.exists() {
+        fs::remove_dir_all(part).at(part)?;
+    }
+    fs::create_dir_all(part).at(part)?;
     for entry in fs::read_dir(store.dir()).at(store.dir())? {
         let entry = entry.at(store.dir())?;
-        if entry.file_name().to_string_lossy().starts_with("template") {
-            fs::remove_dir_all(entry.path()).at(entry.path())?;
+        let name = entry.file_name();
+        if name != PART && name.to_string_lossy().starts_with("template-") {
+            let root = part.join("root");
+            if root.exists() {
+                fs::remove_dir_all(entry.path()).at(entry.path())?;
+            } else {
+                fs::rename(entry.path(), &root).at(&root)?;
+            }
         }
     }
     Ok(())
@@ -64,7 +82,7 @@ fn import(store: &Store, dir: &Path) -> Result<(), Error> {
     sys::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC)?;
     sys::own_mounts()?;
     let mut daemon = start(dir)?;
-    let done = await_socket(&mut daemon, dir).and_then(|()| pipe(store, dir));
+    let done = await_socket(&mut daemon, dir).and_then(|()| bring(store, dir));
     let ended = stop(&mut daemon);
     Ok(done.and(ended)?)
 }
@@ -123,8 +141,33 @@ fn await_socket(daemon: &mut Child, dir: &Path) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// Hands all images over, and looks whether they have arrived.
-fn pipe(store: &Store, dir: &Path) -> Result<(), ImageError> {
+/// Makes containerd hold the store's images and no others.
+fn bring(store: &Store, dir: &Path) -> Result<(), ImageError> {
+    let wanted = store.images()?;
+    let there = listed(dir)?;
+    for name in there.keys().filter(|n| !wanted.contains_key(n)) {
+        let name = name.to_string();
+        told(&mut ctr(dir, &["images", "remove", "--sync", &name]))?;
+    }
+    let differs = |name: &&ImageName| there.get(name) != wanted.get(name);
+    let missing: BTreeSet<ImageName> = wanted.keys().filter(differs).cloned().collect();
+    if !missing.is_empty() {
+        import_images(store, dir, &missing)?;
+    }
+    let now = listed(dir)?;
+    match wanted
+        .iter()
+        .find(|(name, digest)| now.get(name) != Some(digest))
+    {
+        Some((lost, _)) => Err(ImageError::Import {
+            said: format!("it does not list {lost} afterwards"),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Hands images over as an archive, through a pipe.
+fn import_images(store: &Store, dir: &Path, names: &BTreeSet<ImageName>) -> Result<(), ImageError> {
     let refused = |said: String| ImageError::Import { said };
     let mut ctr = ctr(
         dir,
@@ -135,23 +178,30 @@ fn pipe(store: &Store, dir: &Path) -> Result<(), ImageError> {
     .stderr(Stdio::piped())
     .spawn()
     .map_err(|e| refused(format!("ctr: {e}")))?;
-    let names = store.images()?.into_keys().collect();
     let written = match ctr.stdin.take() {
-        Some(pipe) => store.export(&names, io::BufWriter::with_capacity(1 << 18, pipe)),
+        Some(pipe) => store.export(names, io::BufWriter::with_capacity(1 << 18, pipe)),
         None => Ok(()),
     };
-    let told = ctr.wait_with_output().at("ctr")?;
-    if !told.status.success() {
-        let said = String::from_utf8_lossy(&told.stderr);
+    // When it ends early, its words say more than the broken pipe.
+    let done = ctr.wait_with_output().at("ctr")?;
+    if !done.status.success() {
+        let said = String::from_utf8_lossy(&done.stderr);
         return Err(refused(said.trim().to_owned()));
     }
-    written?;
-    let listed = ctr_output(dir, &["images", "list", "-q"])?;
-    let all: Vec<&str> = listed.lines().collect();
-    match names.iter().find(|n| !all.contains(&&*n.to_string())) {
-        Some(lost) => Err(refused(format!("it does not list {lost} afterwards"))),
-        None => Ok(()),
-    }
+    written
+}
+
+/// The images that containerd holds: lines of name, type, digest, …, after a heading.
+fn listed(dir: &Path) -> Result<BTreeMap<ImageName, Digest>, ImageError> {
+    let text = told(&mut ctr(dir, &["images", "list"]))?;
+    let read = |line: &str| {
+        let mut words = line.split_whitespace();
+        Ok((
+            words.next().unwrap_or_default().parse()?,
+            words.nth(1).unwrap_or_default().parse()?,
+        ))
+    };
+    text.lines().skip(1).map(read).collect()
 }
 
 fn ctr(dir: &Path, args: &[&str]) -> Command {
@@ -161,12 +211,12 @@ fn ctr(dir: &Path, args: &[&str]) -> Command {
     command
 }
 
-fn ctr_output(dir: &Path, args: &[&str]) -> Result<String, ImageError> {
-    let told = ctr(dir, args).output().at("ctr")?;
-    if told.status.success() {
-        Ok(String::from_utf8_lossy(&told.stdout).into_owned())
+fn told(ctr: &mut Command) -> Result<String, ImageError> {
+    let done = ctr.output().at("ctr")?;
+    if done.status.success() {
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
     } else {
-        let said = String::from_utf8_lossy(&told.stderr).trim().to_owned();
+        let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
         Err(ImageError::Import { said })
     }
 }

@@ -16,7 +16,7 @@ mod rule;
 
 pub(crate) use check::is_host_name;
 pub use cluster::{Addons, Cluster, Nodegroup, ProxyMode};
-pub use listener::{Listener, ListenerError};
+pub use listener::{Answers, Listener, ListenerError};
 pub use rule::{AclAction, AclEntry, Peer, PortRange, Proto, Rule, RuleError};
 
 use std::collections::BTreeMap;
