@@ -9,6 +9,7 @@ use ec2::types::{
     ModifyNetworkInterfaceAttributeRequest, RequestLaunchTemplateData, RunInstancesRequest,
 };
 
+use super::cluster::owned;
 use super::{Builder, BuiltHost, BuiltNode, id, named, said};
 use crate::error::Error;
 use crate::topology::{Host, HostKind, Node};
@@ -17,7 +18,7 @@ use crate::topology::{Host, HostKind, Node};
 const IMAGE: &str = "ami-0b1a2c3d4e5f60718";
 
 /// The role of every node: where its agent's credentials come from, as on EKS.
-const NODE_ROLE: &str = "branchline-node";
+pub(super) const NODE_ROLE: &str = "branchline-node";
 
 impl Builder<'_> {
     pub(super) async fn hosts(&mut self) -> Result<(), Error> {
@@ -70,7 +71,7 @@ impl Builder<'_> {
     }
 
     /// The VPC in which a subnet was defined.
-    fn vpc_of(&self, subnet: &str) -> &str {
+    pub(super) fn vpc_of(&self, subnet: &str) -> &str {
         let mut vpcs = self.topology.vpcs.iter();
         let owner = vpcs.find(|v| v.subnets.iter().any(|s| s.name.value == subnet));
         owner.map_or("", |v| v.name.value.as_str())
@@ -86,6 +87,14 @@ impl Builder<'_> {
             .collect();
         for (name, node) in templates {
             let vpc = self.vpc_of(&node.subnet.value);
+            let mut groups = self
+                .group_ids(vpc, node.groups.iter().map(|g| &g.value))
+                .await?;
+            if let Some(cluster) = &node.cluster
+                && groups.is_empty()
+            {
+                groups.extend(id(&self.cluster_groups, &cluster.value));
+            }
             let data = RequestLaunchTemplateData {
                 image_id: Some(IMAGE.to_owned()),
                 iam_instance_profile: Some(LaunchTemplateIamInstanceProfileSpecificationRequest {
@@ -93,9 +102,7 @@ impl Builder<'_> {
                     ..Default::default()
                 }),
                 instance_type: Some(node.instance_type.clone()),
-                security_group_ids: self
-                    .group_ids(vpc, node.groups.iter().map(|g| &g.value))
-                    .await?,
+                security_group_ids: groups,
                 ..Default::default()
             };
             let request = CreateLaunchTemplateRequest {
@@ -113,6 +120,9 @@ impl Builder<'_> {
         let mut built = BTreeMap::new();
         for (name, node) in self.topology.instances() {
             let mut tags = named("instance", &name);
+            if let (Some(cluster), Some(of_instance)) = (&node.cluster, tags.first_mut()) {
+                of_instance.tags.push(owned(&cluster.value));
+            }
             tags.extend(named("network-interface", &name));
             let request = RunInstancesRequest {
                 min_count: Some(1),

@@ -4,6 +4,7 @@
 //! order in which every call finds what it names, so `aws ec2 describe-*` shows all of it and every
 //! lab is also a test of the API.
 
+mod cluster;
 mod group;
 mod instance;
 mod network;
@@ -11,11 +12,12 @@ mod network;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+pub use cluster::Eks;
 use ec2::Client;
 use ec2::types::{Operation, Tag, TagSpecification};
 
 use crate::error::Error;
-use crate::topology::Topology;
+use crate::topology::{Cluster, Topology};
 
 /// A host's interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +46,7 @@ pub struct Network<'a>(Builder<'a>);
 /// Ids by names, as far as the building has come.
 struct Builder<'a> {
     client: &'a Client,
+    eks: &'a Eks,
     topology: &'a Topology,
     vpcs: BTreeMap<String, String>,
     gateways: BTreeMap<String, String>,
@@ -53,14 +56,17 @@ struct Builder<'a> {
     peerings: BTreeMap<String, String>,
     nats: BTreeMap<String, String>,
     hosts: BTreeMap<String, BuiltHost>,
+    /// Cluster security groups, by the clusters' names.
+    cluster_groups: BTreeMap<String, String>,
 }
 
 impl<'a> Building<'a> {
-    /// A building of `topology` through `client`.
+    /// A building of `topology` through `client` and `eks`.
     #[must_use]
-    pub fn new(client: &'a Client, topology: &'a Topology) -> Self {
+    pub fn new(client: &'a Client, eks: &'a Eks, topology: &'a Topology) -> Self {
         Self(Builder {
             client,
+            eks,
             topology,
             vpcs: BTreeMap::new(),
             gateways: BTreeMap::new(),
@@ -70,6 +76,7 @@ impl<'a> Building<'a> {
             peerings: BTreeMap::new(),
             nats: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            cluster_groups: BTreeMap::new(),
         })
     }
 
@@ -89,6 +96,7 @@ impl<'a> Building<'a> {
         builder.groups().await?;
         builder.acls().await?;
         builder.nats().await?;
+        builder.clusters().await?;
         builder.hosts().await?;
         builder.routes().await?;
         builder.templates().await?;
@@ -109,6 +117,14 @@ impl Network<'_> {
     /// The first call that EC2 refused.
     pub async fn instances(&self) -> Result<BTreeMap<String, BuiltNode>, Error> {
         self.0.instances().await
+    }
+
+    /// Gives a cluster that is ACTIVE its add-ons and node groups.
+    ///
+    /// # Errors
+    /// The first call that EKS refused.
+    pub async fn furnish(&self, cluster: &Cluster) -> Result<(), Error> {
+        self.0.furnish(cluster).await
     }
 }
 

@@ -15,6 +15,7 @@ mod manager;
 mod manifests;
 mod pki;
 mod plane;
+mod settle;
 mod tools;
 mod webhook;
 

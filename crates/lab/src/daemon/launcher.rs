@@ -43,6 +43,8 @@ pub(super) struct Plan {
     pub(super) agents: BTreeMap<String, Agent>,
     /// Namespaces of hosts that are not instances: control planes come and go.
     pub(super) hosts: watch::Receiver<BTreeMap<String, PathBuf>>,
+    /// The directory with Kubernetes' programs, when one was given.
+    pub(super) kubernetes: Option<PathBuf>,
     /// Clusters that instances can join.
     pub(super) joinable: Joinable,
     /// Addresses of hosts on the internet.
@@ -388,6 +390,8 @@ impl Launcher {
                     };
                     let ways = Ways {
                         place: self.plan.place.clone(),
+                        program: self.plan.program.clone(),
+                        kubernetes: self.plan.kubernetes.clone(),
                         sim: self.sim.clone(),
                         joinable: self.plan.joinable.clone(),
                         state: self.state.clone(),

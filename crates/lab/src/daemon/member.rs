@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ec2::limits;
@@ -16,8 +17,9 @@ use vpc::facts::{Instance, World};
 use vpcsim::{Desired, Sim};
 
 use super::launcher::blocking;
-use crate::cluster::{Joinable, Joining};
+use crate::cluster::{Binaries, Joinable, Joining};
 use crate::error::Error;
+use crate::image::Programs;
 use crate::node::kube::{self, Member, Taint};
 use crate::place::Place;
 use crate::state::State;
@@ -79,6 +81,10 @@ pub(super) struct Candidate {
 /// What joining needs.
 pub(super) struct Ways {
     pub(super) place: Place,
+    /// The `branchline` binary.
+    pub(super) program: PathBuf,
+    /// The directory with Kubernetes' programs, when one was given.
+    pub(super) kubernetes: Option<PathBuf>,
     pub(super) sim: Sim,
     pub(super) joinable: Joinable,
     pub(super) state: watch::Sender<State>,
@@ -100,7 +106,17 @@ impl Ways {
 
     async fn try_join(&self, candidate: &Candidate) -> Result<(), Error> {
         let (place, node) = (self.place.clone(), candidate.node.clone());
-        blocking(move || kube::start_runtime(&place, &node)).await?;
+        let (program, kubernetes) = (self.program.clone(), self.kubernetes.clone());
+        blocking(move || {
+            let binaries = Binaries::find(kubernetes.as_deref(), &program)?;
+            let programs = Programs {
+                branchline: program,
+                kubernetes: binaries.dir().to_owned(),
+                version: binaries.version().to_owned(),
+            };
+            kube::start_runtime(&place, &node, &programs)
+        })
+        .await?;
         let Some(joining) = self.cluster(&candidate.cluster).await else {
             return Ok(());
         };

@@ -191,10 +191,14 @@ impl Lab {
         let api = sim.clone();
         let api = tokio::spawn(async move { api.serve_api(listener, true).await });
         let client = client_for(&topology, port)?;
+        let eks = build::Eks {
+            client: eks_for(&topology, port)?,
+            account: sim.account(),
+        };
         let cgroups = Cgroups::mounted()?;
 
         let mut steps = Vec::new();
-        let network = build::Building::new(&client, &topology);
+        let network = build::Building::new(&client, &eks, &topology);
         let network = network.network(&mut |text| steps.push(text)).await?;
         for text in steps.drain(..) {
             reporter.step(text)?;
@@ -210,6 +214,7 @@ impl Lab {
                 .map(|(n, node)| (n, node.agent.clone()))
                 .collect(),
             hosts,
+            kubernetes: options.kubernetes.clone(),
             joinable,
             internet: internet(&topology),
         };
@@ -326,12 +331,22 @@ fn first_state(topology: &Topology, options: &UpOptions, port: u16) -> Result<St
 }
 
 fn client_for(topology: &Topology, port: u16) -> Result<ec2::Client, Error> {
+    built(topology, builder(topology, port).build())
+}
+
+fn eks_for(topology: &Topology, port: u16) -> Result<ec2::eks::Client, Error> {
+    built(topology, builder(topology, port).build_eks())
+}
+
+fn builder(topology: &Topology, port: u16) -> ec2::client::Builder {
     let credentials = Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "branchline lab");
-    let built = ec2::Client::builder()
+    ec2::Client::builder()
         .region(&topology.region)
         .endpoint(format!("http://127.0.0.1:{port}"))
         .credentials(credentials)
-        .build();
+}
+
+fn built<T>(topology: &Topology, built: Result<T, ec2::Error>) -> Result<T, Error> {
     built.map_err(|e| Error::Build {
         what: topology.name.clone(),
         source: Box::new(e),
