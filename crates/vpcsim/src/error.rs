@@ -29,11 +29,17 @@ impl ApiError {
     /// The HTTP status that AWS sends with this code.
     pub fn status(&self) -> u16 {
         match self.code.as_ref() {
-            "UnauthorizedOperation" => 403,
+            "UnauthorizedOperation"
+            | "AccessDeniedException"
+            | "UnrecognizedClientException"
+            | "InvalidSignatureException" => 403,
             "AuthFailure" | "SignatureDoesNotMatch" | "InvalidClientTokenId" => 401,
             "DryRunOperation" => 412,
             "RequestLimitExceeded" | "Unavailable" | "ServiceUnavailable" => 503,
-            "InternalError" | "InternalFailure" => 500,
+            "InternalError" | "InternalFailure" | "ServerException" => 500,
+            "ResourceNotFoundException" | "NotFoundException" | "UnknownOperationException" => 404,
+            "ResourceInUseException" => 409,
+            "ThrottlingException" => 429,
             _ => 400,
         }
     }

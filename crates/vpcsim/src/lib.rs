@@ -1,12 +1,14 @@
-//! The embedded EC2: state machine, API server, instance metadata, and the fabric that carries packets.
+//! The embedded EC2 and EKS: state machine, API server, instance metadata, and the fabric that carries packets.
 //!
 //! * the state machine is pure: [`apply`] a request to a [`State`] at a given time, [`State::tick`]
 //!   as time passes; no clock, no sockets, randomness from a seed;
+//! * [`eks`] is the embedded EKS: clusters in the same state, [`Sim::eks`] for the lab;
 //! * [`Sim`] is its shell: clock, sockets, knobs, versions of the network for the fabric;
 //! * `fabric` turns the network that the state describes into namespaces, links, routes and nft rules.
 
 mod actions;
 pub mod addrs;
+pub mod eks;
 pub mod error;
 pub mod fabric;
 mod filter;

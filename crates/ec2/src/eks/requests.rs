@@ -378,6 +378,13 @@ macro_rules! operations {
                 }
             }
 
+            /// The request as JSON.
+            pub(super) fn members(&self) -> Result<serde_json::Value, serde_json::Error> {
+                match self {
+                    $(Self::$action(request) => serde_json::to_value(request),)*
+                }
+            }
+
             /// The request of `route` that these members make.
             pub(super) fn of(
                 route: &Route,

@@ -94,6 +94,10 @@ pub enum TokenError {
     OtherCluster { made_for: String, cluster: String },
     #[error("there is no cluster {cluster}")]
     UnknownCluster { cluster: String },
+    #[error(
+        "the access entry wants the private DNS name of instance '{session}', which does not exist: was it terminated?"
+    )]
+    NoInstance { session: String },
     #[error("the caller's ARN {arn} is of no known form")]
     Principal { arn: String },
 }

@@ -389,6 +389,24 @@ const NOT_BUILT: &[(&str, &str, &str)] = &[
 ];
 
 impl AnyRequest {
+    /// The names that the request has of a cluster and of its parts, which errors repeat.
+    pub fn names(&self) -> Option<Vec<(&'static str, String)>> {
+        let members = self.members().ok()?;
+        let cluster = members.get("clusterName").or_else(|| {
+            match self.route().path.starts_with("/clusters") {
+                true => members.get("name"),
+                false => None,
+            }
+        });
+        let parts = ["nodegroupName", "fargateProfileName", "addonName"]
+            .map(|name| (name, members.get(name)));
+        let all = std::iter::once(("clusterName", cluster)).chain(parts);
+        Some(
+            all.filter_map(|(name, value)| Some((name, value?.as_str()?.to_owned())))
+                .collect(),
+        )
+    }
+
     /// Reads a request. `path` is as it came, percent-encoded; `query` is without its question mark.
     ///
     /// # Errors

@@ -82,7 +82,8 @@ pub(super) fn metadata(
     Ok(options)
 }
 
-fn interface_of_template(
+/// An interface of a template as one of a launch.
+pub(crate) fn interface_of_template(
     spec: &LaunchTemplateInstanceNetworkInterfaceSpecificationRequest,
 ) -> InstanceNetworkInterfaceSpecification {
     let spec = spec.clone();

@@ -33,6 +33,7 @@ mod vpc;
 
 use std::sync::Arc;
 
+use ec2::eks::CallerIdentity;
 use ec2::wire::{NodeRef, Shape, member};
 use ec2::{AnyRequest, Operation};
 use jiff::Timestamp;
@@ -42,6 +43,7 @@ use crate::idempotency;
 use crate::store::State;
 
 pub(crate) use describe::{Field, Query, one, opt, yes};
+pub(crate) use launch::interface_of_template;
 
 /// Who calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +65,44 @@ impl Caller {
             access_key: String::new(),
         }
     }
+
+    /// Who STS says that this is.
+    pub fn identity(&self) -> CallerIdentity {
+        let kind = self.arn.splitn(6, ':').nth(5).unwrap_or_default();
+        let user_id = match kind.split('/').collect::<Vec<_>>()[..] {
+            ["assumed-role", role, session] => format!("{}:{session}", unique_id("AROA", role)),
+            ["user", ..] => unique_id("AIDA", kind),
+            _ => self.account.clone(),
+        };
+        CallerIdentity {
+            arn: self.arn.clone(),
+            user_id,
+            account: self.account.clone(),
+        }
+    }
+}
+
+/// The unique id of a user or role: IAM is not modelled, so it follows from the name.
+fn unique_id(prefix: &str, name: &str) -> String {
+    const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let mut seed = 0xcbf2_9ce4_8422_2325_u64; // FNV-1a
+    for byte in name.bytes() {
+        seed = (seed ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    }
+    let mut rng = crate::rng::Rng::new(seed);
+    let letters = (0..17).map(|_| char::from(LETTERS[rng.below(32) as usize]));
+    prefix.chars().chain(letters).collect()
+}
+
+/// What a launch from this template takes from it.
+///
+/// # Errors
+/// `InvalidLaunchTemplate…`: there is no such template or version.
+pub(crate) fn launch_template(
+    state: &State,
+    spec: &ec2::types::LaunchTemplateSpecification,
+) -> ApiResult<ec2::types::RequestLaunchTemplateData> {
+    template::of_launch(state, spec).map(|chosen| chosen.data)
 }
 
 /// An action of EC2 that the embedded EC2 has.

@@ -13,27 +13,32 @@ use aws_sigv4::http_request::{
 };
 use aws_sigv4::sign::v4;
 use http::HeaderMap;
+use jiff::Timestamp;
 
+use super::sim::Sim;
 use crate::actions::Caller;
 use crate::error::{ApiError, ApiResult};
 
 /// An access key that the embedded EC2 knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Principal {
-    pub(super) caller: Caller,
-    pub(super) secret: String,
-    pub(super) session_token: Option<String>,
+pub(crate) struct Principal {
+    pub(crate) caller: Caller,
+    pub(crate) secret: String,
+    pub(crate) session_token: Option<String>,
+    /// When temporary credentials end.
+    pub(crate) expires: Option<Timestamp>,
 }
 
 /// Access keys by their id.
-pub(super) type Principals = BTreeMap<String, Principal>;
+pub(crate) type Principals = BTreeMap<String, Principal>;
 
 /// A request, as far as its signature concerns it.
-pub(super) struct Signed<'r> {
-    pub(super) method: &'r str,
-    pub(super) uri: &'r str,
-    pub(super) headers: &'r HeaderMap,
-    pub(super) body: &'r [u8],
+pub(crate) struct Signed<'r> {
+    pub(crate) method: &'r str,
+    /// Path and query as they came.
+    pub(crate) uri: &'r str,
+    pub(crate) headers: &'r HeaderMap,
+    pub(crate) body: &'r [u8],
 }
 
 /// The parts of a signature.
@@ -91,6 +96,25 @@ fn from_header(value: &str) -> ApiResult<Signature<'_>> {
         signature: get("Signature")?,
         in_query: false,
     })
+}
+
+impl Sim {
+    /// The caller of a request, by its signature.
+    ///
+    /// # Errors
+    /// `AuthFailure`, `SignatureDoesNotMatch`.
+    pub(crate) fn caller(&self, request: &Signed<'_>) -> ApiResult<Caller> {
+        let (account, strict, principals) = {
+            let core = self.core();
+            let account = core.state.config().account.clone();
+            (
+                account,
+                core.knobs.strict_signatures,
+                core.principals.clone(),
+            )
+        };
+        caller(request, &principals, &account, strict)
+    }
 }
 
 /// The caller of a request, by its signature.

@@ -312,13 +312,14 @@ fn credentials(
                 arn: format!("arn:aws:sts::{account}:assumed-role/{role}/{id}"),
                 access_key: key.clone(),
             };
+            let expires = now.checked_add(CREDENTIALS_LAST).unwrap_or(Timestamp::MAX);
             let principal = Principal {
                 caller,
                 secret: text(&random[2..6], 40),
                 session_token: Some(text(&random[6..], 40)),
+                expires: Some(expires),
             };
             core.principals.insert(key.clone(), principal);
-            let expires = now.checked_add(CREDENTIALS_LAST).unwrap_or(Timestamp::MAX);
             core.roles.insert(id.to_string(), (key.clone(), expires));
             (key, expires)
         }

@@ -1,6 +1,7 @@
 //! The shell around the state machine: clock, sockets, knobs. Decides nothing about EC2.
 
 mod admin;
+mod admit;
 mod auth;
 mod bucket;
 mod desired;
@@ -9,8 +10,11 @@ mod imds_paths;
 pub mod knobs;
 mod query;
 mod sim;
-mod sts;
 
+pub(crate) use admit::{Dialect, guarded};
+pub(crate) use auth::Signed;
 pub use desired::{Attached, Desired};
+pub(crate) use query::request_id;
+pub(crate) use sim::Core;
 
 pub use sim::{ServeError, Sim};

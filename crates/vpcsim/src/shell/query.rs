@@ -1,8 +1,8 @@
-//! EC2 Query over HTTP: POST with a form, or GET with a query string.
+//! The API's server. EC2 and STS Query are on `/`: POST with a form, or GET with a query string. Every other path is
+//! EKS's.
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -10,14 +10,16 @@ use axum::extract::State as Extract;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use ec2::AnyRequest;
+use ec2::eks::error_to_xml;
 use ec2::wire::{ErrorResponse, xml};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 
-use super::auth::{self, Signed};
-use super::knobs::Fault;
+use super::admin;
+use super::admit::{Dialect, guarded};
+use super::auth::Signed;
 use super::sim::{ServeError, Sim};
-use super::{admin, sts};
 use crate::actions::{self, Caller};
+use crate::eks;
 use crate::error::{ApiError, ApiResult};
 
 /// Larger bodies are refused; EC2's own limit is not published.
@@ -46,7 +48,7 @@ impl Sim {
 
     /// The EC2 API as a router.
     pub fn api_router(&self, admin: bool) -> Router {
-        let router = Router::new().route("/", any(answer));
+        let router = Router::new().route("/", any(answer)).fallback(rest);
         let router = if admin {
             router.merge(admin::router())
         } else {
@@ -73,6 +75,25 @@ async fn answer(
     })
 }
 
+/// EKS, whose actions are paths.
+async fn rest(
+    Extract(sim): Extract<Sim>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let answer = async move { eks::answer(&sim, &method, &uri, &headers, &body).await };
+    tokio::spawn(answer).await.unwrap_or_else(|_| {
+        let document = r#"{"message":"An internal error has occurred"}"#;
+        let kind = [
+            ("x-amzn-errortype", "ServerException"),
+            ("content-type", "application/json"),
+        ];
+        (StatusCode::INTERNAL_SERVER_ERROR, kind, document).into_response()
+    })
+}
+
 fn reply(status: u16, body: String) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (
@@ -84,11 +105,15 @@ fn reply(status: u16, body: String) -> Response {
 }
 
 fn error_xml(error: &ApiError, request_id: &str) -> String {
-    xml::encode_error(&ErrorResponse {
+    xml::encode_error(&error_response(error, request_id))
+}
+
+fn error_response(error: &ApiError, request_id: &str) -> ErrorResponse {
+    ErrorResponse {
         code: error.code.to_string(),
         message: error.message.clone(),
         request_id: request_id.to_owned(),
-    })
+    }
 }
 
 async fn respond(
@@ -109,15 +134,6 @@ async fn respond(
     let is_sts = action
         .as_ref()
         .is_some_and(|(_, action)| action == "GetCallerIdentity");
-    let (account, strict, principals) = {
-        let core = sim.core();
-        let account = core.state.config().account.clone();
-        (
-            account,
-            core.knobs.strict_signatures,
-            core.principals.clone(),
-        )
-    };
     let uri = uri.path_and_query().map_or("/", |p| p.as_str());
     let signed = Signed {
         method: method.as_str(),
@@ -125,10 +141,13 @@ async fn respond(
         headers,
         body,
     };
-    let caller = auth::caller(&signed, &principals, &account, strict);
+    let caller = sim.caller(&signed);
     let (status, text) = match caller {
-        Ok(caller) if is_sts => (200, sts::caller_identity(&caller, &request_id)),
-        Err(error) if is_sts => (error.status(), sts::error(&error, &request_id)),
+        Ok(caller) if is_sts => (200, caller.identity().to_xml(&request_id)),
+        Err(error) if is_sts => (
+            error.status(),
+            error_to_xml(&error_response(&error, &request_id)),
+        ),
         Ok(caller) => match execute(sim, &caller, form).await {
             Ok((action, output)) => (200, xml::encode(action, output.as_ref(), &request_id)),
             Err(error) => (error.status(), error_xml(&error, &request_id)),
@@ -139,7 +158,8 @@ async fn respond(
     reply(status, text)
 }
 
-fn request_id(sim: &Sim) -> String {
+/// An id for one request, as AWS writes them.
+pub(crate) fn request_id(sim: &Sim) -> String {
     let (a, b) = {
         let mut core = sim.core();
         (core.rng.next_u64(), core.rng.next_u64())
@@ -154,26 +174,21 @@ fn request_id(sim: &Sim) -> String {
     )
 }
 
-/// What the knobs do to a call before it is done.
-fn admit(sim: &Sim, caller: &Caller, request: &AnyRequest) -> ApiResult<(u64, Option<Fault>)> {
-    let (action, now) = (request.action(), Sim::now());
-    let reads = reads(action);
-    let mut core = sim.core();
-    let core = &mut *core;
-    let calls = core.calls.entry(caller.arn.clone()).or_default();
-    *calls.entry(action).or_default() += 1;
-    if let Some(bucket) = core.knobs.bucket(action, reads)
-        && !core.buckets.take(&caller.account, action, bucket, now)
-    {
-        return Err(ApiError::new(
-            "RequestLimitExceeded",
-            "Request limit exceeded.",
-        ));
-    }
-    core.knobs.authorize(caller, action)?;
-    let fault = core.knobs.strike(action, now, &mut core.rng);
-    Ok((core.knobs.latency_ms(action), fault))
-}
+/// Errors of the knobs in EC2's words.
+static EC2: Dialect = Dialect {
+    throttled: || ApiError::new("RequestLimitExceeded", "Request limit exceeded."),
+    denied: |caller, action| {
+        let arn = &caller.arn;
+        ApiError::new(
+            "UnauthorizedOperation",
+            format_args!(
+                "You are not authorized to perform this operation. User: {arn} is not authorized to \
+                 perform: ec2:{action} because no identity-based policy allows the ec2:{action} action"
+            ),
+        )
+    },
+    injected: |error| error,
+};
 
 /// Whether an action changes nothing.
 fn reads(action: &str) -> bool {
@@ -185,24 +200,9 @@ type Answer = (&'static str, Arc<dyn ec2::wire::Shape>);
 async fn execute(sim: &Sim, caller: &Caller, form: &[u8]) -> ApiResult<Answer> {
     let request = AnyRequest::decode(form).map_err(|error| ApiError::new(error.code(), &error))?;
     let action = request.action();
-    let (latency, fault) = admit(sim, caller, &request)?;
-    if latency > 0 {
-        tokio::time::sleep(Duration::from_millis(latency)).await;
-    }
-    match fault {
-        None => Ok((action, perform(sim, caller, &request).await?)),
-        Some(fault) => {
-            if fault.after {
-                // The caller hears of the fault, whatever came of the call.
-                let done = perform(sim, caller, &request).await;
-                tracing::debug!(action, ok = done.is_ok(), "done before an injected fault");
-            }
-            if fault.hang_ms > 0 {
-                tokio::time::sleep(Duration::from_millis(fault.hang_ms)).await;
-            }
-            Err(fault.error())
-        }
-    }
+    let perform = async || perform(sim, caller, &request).await;
+    let output = guarded(sim, caller, action, reads(action), &EC2, perform).await?;
+    Ok((action, output))
 }
 
 async fn perform(

@@ -18,6 +18,7 @@ use super::bucket::Buckets;
 use super::desired::{self, Desired};
 use super::knobs::Knobs;
 use crate::actions::{self, Action, Caller};
+use crate::eks::{self, ClusterView};
 use crate::error::{ApiError, ApiResult};
 use crate::ids;
 use crate::rng::Rng;
@@ -48,11 +49,11 @@ pub(super) struct Inner {
 }
 
 /// What the mutex guards.
-pub(super) struct Core {
-    pub(super) state: State,
+pub(crate) struct Core {
+    pub(crate) state: State,
     pub(super) knobs: Knobs,
     pub(super) buckets: Buckets,
-    pub(super) principals: Principals,
+    pub(crate) principals: Principals,
     /// For the shell's own randomness: request ids, credentials, the chance of faults.
     pub(super) rng: Rng,
     pub(super) tokens: BTreeMap<String, (String, Timestamp)>,
@@ -62,6 +63,7 @@ pub(super) struct Core {
     history: VecDeque<(Timestamp, Arc<State>)>,
     desired: Option<Arc<Desired>>,
     names: BTreeMap<String, Vec<Ipv4Addr>>,
+    clusters: watch::Sender<Arc<Vec<ClusterView>>>,
     /// Calls that were understood, by caller (ARN) and action.
     pub(super) calls: BTreeMap<String, BTreeMap<&'static str, u64>>,
 }
@@ -71,6 +73,7 @@ impl Core {
     fn changed(&mut self, now: Timestamp) {
         self.version += 1;
         self.desired = None;
+        self.show_clusters();
         let lag = self.knobs.longest_lag_ms();
         if lag == 0 {
             self.history.clear();
@@ -82,6 +85,17 @@ impl Core {
         while self.history.get(1).is_some_and(|(at, _)| *at <= horizon) {
             self.history.pop_front();
         }
+    }
+
+    fn show_clusters(&self) {
+        let clusters = eks::views(&self.state);
+        self.clusters.send_if_modified(|known| {
+            let differs = **known != clusters;
+            if differs {
+                *known = Arc::new(clusters);
+            }
+            differs
+        });
     }
 
     /// The state as a view shows it that lags by `lag` milliseconds; `None`: as it is now.
@@ -149,6 +163,7 @@ impl Sim {
             history: VecDeque::new(),
             desired: None,
             names: BTreeMap::new(),
+            clusters: watch::Sender::new(Arc::default()),
             calls: BTreeMap::new(),
         };
         let sim = Self(Arc::new(Inner {
@@ -162,11 +177,11 @@ impl Sim {
     }
 
     /// The time that EC2 goes by.
-    pub(super) fn now() -> Timestamp {
+    pub(crate) fn now() -> Timestamp {
         Timestamp::now()
     }
 
-    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
+    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
         // A panic inside of an action leaves a state that is whole as far as it got; serving it
         // beats answering nothing from then on.
         self.0.core.lock().unwrap_or_else(PoisonError::into_inner)
@@ -174,7 +189,7 @@ impl Sim {
 
     /// Runs `change` on the core, publishes the version it made, and returns that version when
     /// something changed.
-    pub(super) fn mutate<T>(
+    pub(crate) fn mutate<T>(
         &self,
         now: Timestamp,
         change: impl FnOnce(&mut Core) -> ApiResult<T>,
@@ -202,7 +217,7 @@ impl Sim {
     }
 
     /// Runs `read` on the core. Transitions that were due happen first, and are published.
-    pub(super) fn read<T>(&self, now: Timestamp, read: impl FnOnce(&mut Core) -> T) -> T {
+    pub(crate) fn read<T>(&self, now: Timestamp, read: impl FnOnce(&mut Core) -> T) -> T {
         let mut core = self.core();
         let changed = core.settle(now);
         let value = read(&mut core);
@@ -216,7 +231,7 @@ impl Sim {
 
     /// Waits until the packets follow `version`, as long as a fabric is registered and the knobs
     /// allow. The call has succeeded either way; a slow fabric only delays its answer.
-    pub(super) async fn wait_applied(&self, version: u64) {
+    pub(crate) async fn wait_applied(&self, version: u64) {
         let limit = self.core().knobs.applied_timeout_ms;
         if limit == 0 {
             return;
@@ -262,6 +277,11 @@ impl Sim {
     /// The region.
     pub fn region(&self) -> String {
         self.core().state.config.region.clone()
+    }
+
+    /// The clusters, as they come, change and go.
+    pub(crate) fn clusters(&self) -> watch::Receiver<Arc<Vec<ClusterView>>> {
+        self.core().clusters.subscribe()
     }
 
     /// Versions of the network, as they come.
@@ -324,6 +344,7 @@ impl Sim {
             caller,
             secret: secret.to_owned(),
             session_token: None,
+            expires: None,
         };
         self.core().principals.insert(key, principal);
     }
