@@ -212,9 +212,15 @@ impl State {
         fs::rename(&fresh, &path).at(&path)
     }
 
-    /// The environment in which `aws` and `branchline` find the lab.
+    /// The environment in which `aws`, `kubectl`, `helm` and `branchline` find the lab. `path` is the
+    /// `PATH` as it is.
     #[must_use]
-    pub fn environment(&self, place: &Place, program: &str) -> Vec<(&'static str, String)> {
+    pub fn environment(
+        &self,
+        place: &Place,
+        program: &str,
+        path: &str,
+    ) -> Vec<(&'static str, String)> {
         let nodes: Vec<String> = self
             .nodes
             .iter()
@@ -230,7 +236,7 @@ impl State {
         if place.parent() != std::path::Path::new(crate::place::DEFAULT_PARENT) {
             lab.push_str(&format!(" --lab-dir {}", place.parent().display()));
         }
-        vec![
+        let mut variables = vec![
             (
                 "AWS_ENDPOINT_URL",
                 format!("http://127.0.0.1:{}", self.port),
@@ -245,7 +251,17 @@ impl State {
                 "BRANCHLINE_EXEC",
                 format!("{program} lab exec{lab} {{pod}} --"),
             ),
-        ]
+        ];
+        if let Some(cluster) = self.clusters.values().next() {
+            let kubeconfig = place.kubeconfig().display().to_string();
+            variables.push(("KUBECONFIG", kubeconfig));
+            // The kubectl that fits, in front of one that may be of another version.
+            let programs = cluster.programs.display().to_string();
+            if path.split(':').next() != Some(programs.as_str()) {
+                variables.push(("PATH", format!("{programs}:{path}")));
+            }
+        }
+        variables
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::api::Api;
 use super::pki::{KubeletIdentity, Pki};
+use super::stop::Stop;
 use crate::error::Error;
 
 /// A cluster that can be joined: its API server answers.
@@ -30,6 +31,7 @@ pub struct Joining {
     pub(super) pki: Arc<Pki>,
     /// The API server as the lab sees it.
     pub(super) api: Arc<Api>,
+    pub(super) stop: Stop,
 }
 
 impl Joining {

@@ -19,6 +19,7 @@ use super::manager::Shared;
 use super::manifests;
 use super::pki::Pki;
 use super::plane::{self, Front, Plane, PlaneSpec};
+use super::stop::Stop;
 use super::tools::Tools;
 use super::webhook::{self, Authenticate, User, Webhook};
 use crate::daemon::{Forward, blocking, forward};
@@ -116,9 +117,9 @@ async fn begin(shared: &Shared, view: &ClusterView) -> Result<Cluster, Error> {
         let (spec, pki, plane) = (spec.clone(), Arc::clone(&pki), Arc::clone(&plane));
         let (own, binaries) = (shared.clone(), binaries.clone());
         let start = move || {
-            plane.configure(&spec.fronts)?;
+            plane.configure(&spec.fronts, &own.stop)?;
             plane.start(&spec, &pki, &binaries)?;
-            plane.await_ready(&spec, &pki)?;
+            plane.await_ready(&spec, &pki, &own.stop)?;
             plane.start_controllers(&spec, &binaries)?;
             bootstrap(&own, &spec, &pki, &plane, &binaries)
         };
@@ -128,8 +129,8 @@ async fn begin(shared: &Shared, view: &ClusterView) -> Result<Cluster, Error> {
     let ca_pem = pki.authority.cert_pem();
     let api = Api::new(name, &netns, &ca_pem, Some(&identity))?;
     let api = Arc::new(api);
-    let asked = Arc::clone(&api);
-    blocking(move || await_rights(&asked)).await?;
+    let (asked, stop) = (Arc::clone(&api), shared.stop.clone());
+    blocking(move || await_rights(&asked, &stop)).await?;
     let joining = Joining {
         cluster: name.clone(),
         server: spec.server(),
@@ -139,6 +140,7 @@ async fn begin(shared: &Shared, view: &ClusterView) -> Result<Cluster, Error> {
         bin_dir: binaries.dir().to_owned(),
         pki: Arc::clone(&pki),
         api,
+        stop: shared.stop.clone(),
     };
     shared
         .joinable
@@ -204,12 +206,12 @@ fn bootstrap(
 }
 
 /// Bindings reach the authorizer through a watch of its own.
-fn await_rights(api: &Api) -> Result<(), Error> {
+fn await_rights(api: &Api, stop: &Stop) -> Result<(), Error> {
     let begun = Instant::now();
     loop {
         match api.get("/api/v1/nodes?limit=1") {
             Ok(_) => return Ok(()),
-            Err(_) if begun.elapsed() < RIGHTS => std::thread::sleep(Duration::from_millis(10)),
+            Err(_) if begun.elapsed() < RIGHTS => stop.pause(Duration::from_millis(10))?,
             Err(said) => {
                 return Err(Error::Refused {
                     what: "the API server, asked for nodes by the lab".to_owned(),
@@ -260,9 +262,19 @@ fn group_of(policy: &str) -> Option<&'static str> {
 /// Brings a cluster to what EKS says about it now.
 async fn follow(shared: &Shared, cluster: &mut Cluster, view: &ClusterView) -> Result<(), Error> {
     publish(shared, cluster, view).await?;
+    let own = !shared.furnished.contains(&view.name);
     for name in addons::NAMES {
         let wanted = view.addons.iter().find(|a| a.name == name);
-        install(shared, cluster, name, wanted).await?;
+        if own || wanted.is_some() {
+            install(shared, cluster, name, wanted).await?;
+        }
+    }
+    // Those of the topology's clusters come one by one.
+    if addons::NAMES
+        .iter()
+        .any(|n| !cluster.installed.contains_key(n))
+    {
+        return Ok(());
     }
     shared.state.send_if_modified(|s| {
         let Some(known) = s.clusters.get_mut(&view.name) else {

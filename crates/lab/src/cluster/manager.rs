@@ -4,7 +4,7 @@
 //! One task per cluster does everything about it in order, so that nothing of a cluster happens
 //! twice at once: boot, interfaces, programs, bootstrap, add-ons, and then whatever changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +17,7 @@ use super::binaries::Binaries;
 use super::join::Joining;
 use super::kubeconfig::{self, Context};
 use super::life;
+use super::stop::Stop;
 use crate::cgroup::Cgroups;
 use crate::error::Error;
 use crate::place::Place;
@@ -36,6 +37,9 @@ pub(super) struct Shared {
     pub(super) hosts: watch::Sender<BTreeMap<String, PathBuf>>,
     pub(super) joinable: watch::Sender<BTreeMap<String, Arc<Joining>>>,
     pub(super) state: watch::Sender<State>,
+    pub(super) stop: Stop,
+    /// Clusters whose add-ons somebody brings through EKS: they get none by themselves.
+    pub(super) furnished: Arc<BTreeSet<String>>,
     contexts: Arc<Mutex<BTreeMap<String, Context>>>,
 }
 
@@ -80,11 +84,13 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
+    /// A manager of no clusters. `furnished` are those whose add-ons somebody brings through EKS.
     pub(crate) fn new(
         place: Place,
         cgroups: Cgroups,
         program: PathBuf,
         kubernetes: Option<PathBuf>,
+        furnished: BTreeSet<String>,
         sim: Sim,
         tell: Tell,
     ) -> Self {
@@ -97,6 +103,8 @@ impl Manager {
             hosts: tell.hosts,
             joinable: tell.joinable,
             state: tell.state,
+            stop: Stop::default(),
+            furnished: Arc::new(furnished),
             contexts: Arc::default(),
         };
         Self {
@@ -152,6 +160,7 @@ impl Manager {
 
 impl Drop for Manager {
     fn drop(&mut self) {
+        self.shared.stop.set();
         self.running.values().for_each(|r| r.task.abort());
     }
 }

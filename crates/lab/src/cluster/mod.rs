@@ -8,21 +8,19 @@ mod chart;
 mod flags;
 mod join;
 mod kubeconfig;
-#[cfg(any())]
 mod life;
-#[cfg(any())]
 mod manager;
 mod manifests;
 mod pki;
 mod plane;
 mod settle;
+mod stop;
 mod tools;
 mod webhook;
 
 pub use binaries::Binaries;
 pub use flags::COMPONENTS;
 pub use join::{Joinable, Joining};
-#[cfg(any())]
 pub(crate) use manager::{Manager, Tell};
 pub use manifests::{coredns_image, kube_proxy_image};
 pub(crate) use pki::write as write_file;

@@ -20,6 +20,7 @@ use super::binaries::Binaries;
 use super::flags::{self, API_PORT, AUTHENTICATION, Settings, WEBHOOK_PORT};
 use super::kubeconfig::{self, Context};
 use super::pki::{Identity, Pki, write};
+use super::stop::Stop;
 use crate::cgroup::Cgroups;
 use crate::error::{Error, IoContext as _};
 use crate::node::{Answer, Boot, Node, NodeStatus, Request, ServiceAction};
@@ -110,7 +111,7 @@ impl Plane {
     }
 
     /// Sets up the interfaces once the fabric has plugged them.
-    pub(super) fn configure(&self, fronts: &[Front]) -> Result<(), Error> {
+    pub(super) fn configure(&self, fronts: &[Front], stop: &Stop) -> Result<(), Error> {
         let netns = NetNs::open(self.netns())?;
         // It is a host, not a router between its subnets.
         kernel::sysctl::write(&netns, "ipv4/ip_forward", "0")?;
@@ -126,7 +127,7 @@ impl Plane {
                         known: Vec::new(),
                     });
                 }
-                std::thread::sleep(STEP);
+                stop.pause(STEP)?;
             }
             let table = TableId(FIRST_TABLE + number);
             let mut batch = socket.batch().set_up(&link, true);
@@ -206,7 +207,12 @@ impl Plane {
 
     /// Waits until the API server is ready. That a program ends on the way is an error, since
     /// nothing of its surroundings will change.
-    pub(super) fn await_ready(&self, spec: &PlaneSpec, pki: &Pki) -> Result<(), Error> {
+    pub(super) fn await_ready(
+        &self,
+        spec: &PlaneSpec,
+        pki: &Pki,
+        stop: &Stop,
+    ) -> Result<(), Error> {
         let ca_pem = pki.authority.cert_pem();
         let api = Api::new(&spec.cluster, self.netns(), &ca_pem, None)?;
         let begun = Instant::now();
@@ -226,7 +232,7 @@ impl Plane {
                     log: self.log("kube-apiserver"),
                 });
             }
-            std::thread::sleep(STEP);
+            stop.pause(STEP)?;
         }
     }
 

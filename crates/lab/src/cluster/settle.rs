@@ -45,7 +45,7 @@ impl Joining {
                     said: why(&self.api),
                 });
             }
-            std::thread::sleep(STEP);
+            self.stop.pause(STEP)?;
         }
     }
 }

@@ -26,6 +26,7 @@ use vpcsim::{Config, Sim};
 use crate::build;
 use crate::cgroup::Cgroups;
 use crate::client;
+use crate::cluster::{Manager, Tell};
 use crate::error::{Error, IoContext as _};
 use crate::host;
 use crate::node;
@@ -215,15 +216,33 @@ impl Lab {
                 .collect(),
             hosts,
             kubernetes: options.kubernetes.clone(),
-            joinable,
+            joinable: joinable.clone(),
             internet: internet(&topology),
         };
         let launcher = Launcher::new(plan, sim.clone(), cgroups.clone(), state.clone())?;
+        let manager = Manager::new(
+            place.clone(),
+            cgroups.clone(),
+            options.program.clone(),
+            options.kubernetes.clone(),
+            topology
+                .clusters
+                .iter()
+                .map(|c| c.name.value.clone())
+                .collect(),
+            sim.clone(),
+            Tell {
+                hosts: tell_hosts,
+                joinable: tell_joinable,
+                state: state.clone(),
+            },
+        );
         let keeper = keep_state(place.clone(), seen.clone());
         let mut work: std::pin::Pin<Box<dyn Future<Output = Result<(), Error>>>> =
             Box::pin(async move {
                 tokio::select! {
                     ended = launcher.run() => ended,
+                    ended = manager.run() => ended,
                     ended = keeper => ended,
                     served = api => match served {
                         Ok(served) => Ok(served?),
@@ -237,10 +256,25 @@ impl Lab {
             let count = topology.instances().count();
             reporter.step(format!("instances: {count}"))?;
             network.instances().await?;
+            for cluster in &topology.clusters {
+                let name = &cluster.name.value;
+                reporter.step(format!("cluster {name}: control plane"))?;
+                reached(&mut seen, |s| s.clusters.contains_key(name)).await?;
+                network.furnish(cluster).await?;
+            }
             sim.set_knobs(topology.simulator.clone());
             let agents = topology.instances().filter(|(_, n)| n.has_agent()).count();
             reporter.step(format!("agents: {agents}"))?;
             ready(place, &topology, &mut seen).await?;
+            for cluster in &topology.clusters {
+                let (name, nodes) = (&cluster.name.value, topology.nodes_of(cluster));
+                reporter.step(format!("cluster {name}: add-ons, nodes: {nodes}"))?;
+                reached(&mut seen, |s| s.clusters.get(name).is_some_and(|c| c.ready)).await?;
+                let joining = joinable.borrow().get(name).cloned();
+                if let Some(joining) = joining {
+                    blocking(move || joining.settle(nodes)).await?;
+                }
+            }
             state.send_modify(|s| s.ready = true);
             state.borrow().write(place)?;
             Ok::<_, Error>(children)
@@ -379,6 +413,17 @@ async fn keep_state(place: Place, mut seen: watch::Receiver<State>) -> Result<()
         state.write(&place)?;
     }
     std::future::pending().await
+}
+
+/// Waits until the lab is so far, or in trouble.
+async fn reached(
+    seen: &mut watch::Receiver<State>,
+    is: impl Fn(&State) -> bool,
+) -> Result<(), Error> {
+    let so_far = seen.wait_for(|s| s.trouble.is_some() || is(s)).await;
+    // The sender lives as long as the lab.
+    let trouble = so_far.map_or(None, |s| s.trouble.clone());
+    trouble.map_or(Ok(()), |message| Err(Error::Daemon { message }))
 }
 
 /// Waits until every node of the topology that has an agent is ready for pods.

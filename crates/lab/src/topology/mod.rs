@@ -390,6 +390,20 @@ impl Topology {
         Ok(topology)
     }
 
+    /// How many nodes a cluster is to have.
+    #[must_use]
+    pub fn nodes_of(&self, cluster: &Cluster) -> usize {
+        let name = &cluster.name.value;
+        let is_own = |n: &Node| n.cluster.as_ref().is_some_and(|c| c.value == *name);
+        let own = self.instances().filter(|(_, n)| is_own(n)).count();
+        let managed: usize = cluster
+            .nodegroups
+            .iter()
+            .map(|g| g.size.value as usize)
+            .sum();
+        own + managed
+    }
+
     /// Every node with `count` unfolded, in the order of the file: its name and its description.
     pub fn instances(&self) -> impl Iterator<Item = (String, &Node)> {
         self.nodes.iter().flat_map(|node| {
