@@ -74,6 +74,9 @@ enum LabCommand {
     /// List and enter nodes.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Control planes: stop and start one of their programs.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Latencies, faults and lags of the embedded EC2.
     #[command(subcommand)]
     Knob(KnobCommand),
@@ -119,6 +122,22 @@ struct UpArgs {
     /// Stay in the foreground; Ctrl-C removes the lab.
     #[arg(long)]
     foreground: bool,
+    /// The directory with Kubernetes' programs, if not the one that was built beside branchline.
+    #[arg(long, value_name = "DIR", env = "KUBEBUILDER_ASSETS")]
+    kubernetes: Option<PathBuf>,
+}
+
+impl UpArgs {
+    fn options(&self) -> anyhow::Result<lab::UpOptions> {
+        // The daemon has another working directory.
+        let whole = |p: &PathBuf| std::fs::canonicalize(p).context(p.display().to_string());
+        Ok(lab::UpOptions {
+            file: whole(&self.file)?,
+            port: self.port,
+            program: program()?,
+            kubernetes: self.kubernetes.as_ref().map(whole).transpose()?,
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -193,6 +212,26 @@ enum NodeCommand {
         #[arg(required = true, value_parser = change)]
         variables: Vec<(String, Option<String>)>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    /// Stop or start a program of a control plane, as if it had failed.
+    Component {
+        /// The cluster.
+        name: String,
+        /// etcd, kube-apiserver, kube-controller-manager or kube-scheduler.
+        component: String,
+        /// What to do with it; `kill` ends it as a crash does, and it is started again.
+        action: ComponentAction,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ComponentAction {
+    Stop,
+    Start,
+    Kill,
 }
 
 #[derive(Debug, Subcommand)]
@@ -288,6 +327,18 @@ fn command_of_user(place: &Place, command: LabCommand) -> anyhow::Result<ExitCod
             let mut file = std::fs::File::open(&path).context(path.display().to_string())?;
             std::io::copy(&mut file, &mut std::io::stdout().lock())?;
         }
+        LabCommand::Cluster(ClusterCommand::Component {
+            name,
+            component,
+            action,
+        }) => {
+            let action = match action {
+                ComponentAction::Stop => node::ServiceAction::Stop,
+                ComponentAction::Start => node::ServiceAction::Start,
+                ComponentAction::Kill => node::ServiceAction::Kill,
+            };
+            lab::cluster::act(place, &name, &component, action)?;
+        }
         LabCommand::Status { output } => status(place, output)?,
         LabCommand::Env { shell } => env(place, shell)?,
         LabCommand::Knob(KnobCommand::Get) => {
@@ -317,12 +368,7 @@ fn up(place: &Place, args: &UpArgs) -> anyhow::Result<()> {
     if args.foreground {
         return serve(place, args, false);
     }
-    let options = lab::UpOptions {
-        file: std::fs::canonicalize(&args.file).context(args.file.display().to_string())?,
-        port: args.port,
-        program: program()?,
-    };
-    lab::up(place, &options)?;
+    lab::up(place, &args.options()?)?;
     let flag = match place.name().to_string() {
         name if name == "default" => String::new(),
         name => format!(" --lab {name}"),
@@ -333,12 +379,7 @@ fn up(place: &Place, args: &UpArgs) -> anyhow::Result<()> {
 
 fn serve(place: &Place, args: &UpArgs, background: bool) -> anyhow::Result<()> {
     telemetry();
-    let options = lab::UpOptions {
-        file: std::fs::canonicalize(&args.file).context(args.file.display().to_string())?,
-        port: args.port,
-        program: program()?,
-    };
-    Ok(lab::serve(place, &options, background)?)
+    Ok(lab::serve(place, &args.options()?, background)?)
 }
 
 /// This program, which is also the first process of nodes and pods.
@@ -527,6 +568,7 @@ fn status(place: &Place, output: Output) -> anyhow::Result<()> {
     drop(out);
     print_nodes(&state, &nodes)?;
     let mut out = std::io::stdout().lock();
+    print_clusters(&mut out, &state)?;
     if !state.hosts.is_empty() {
         writeln!(out, "\n{:20} {:21} {:16} LISTENS", "HOST", "ENI", "ADDRESS")?;
     }
@@ -542,9 +584,32 @@ fn status(place: &Place, output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn print_clusters(out: &mut impl std::io::Write, state: &State) -> std::io::Result<()> {
+    if !state.clusters.is_empty() {
+        writeln!(
+            out,
+            "\n{:20} {:10} {:10} ENDPOINT",
+            "CLUSTER", "VERSION", "STATE"
+        )?;
+    }
+    for (name, cluster) in &state.clusters {
+        let ready = if cluster.ready { "ready" } else { "starting" };
+        let private = if cluster.port.is_none() {
+            " (private: reached from inside of the VPC only)"
+        } else {
+            ""
+        };
+        let (version, endpoint) = (&cluster.version, &cluster.endpoint);
+        writeln!(out, "{name:20} {version:10} {ready:10} {endpoint}{private}")?;
+    }
+    Ok(())
+}
+
 fn env(place: &Place, shell: Shell) -> anyhow::Result<()> {
     let program = program()?;
-    let variables = State::of_running(place)?.environment(place, &program.to_string_lossy());
+    let path = std::env::var("PATH").unwrap_or_default();
+    let state = State::of_running(place)?;
+    let variables = state.environment(place, &program.to_string_lossy(), &path);
     let mut out = std::io::stdout().lock();
     if let Shell::Json = shell {
         let object: std::collections::BTreeMap<_, _> = variables.into_iter().collect();

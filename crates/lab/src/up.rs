@@ -27,6 +27,9 @@ pub struct UpOptions {
     pub port: Option<u16>,
     /// The `branchline` binary; the agent and the plugin are found beside it.
     pub program: PathBuf,
+    /// The directory with Kubernetes' programs; see [`crate::cluster::Binaries::find`] for where they
+    /// are looked for otherwise.
+    pub kubernetes: Option<PathBuf>,
 }
 
 /// What a starting daemon tells whoever started it, one JSON object a line.
@@ -152,6 +155,9 @@ fn start_daemon(place: &Place, options: &UpOptions) -> Result<Child, Error> {
     command.arg("serve").arg("--file").arg(&options.file);
     if let Some(port) = options.port {
         command.arg("--port").arg(port.to_string());
+    }
+    if let Some(kubernetes) = &options.kubernetes {
+        command.arg("--kubernetes").arg(kubernetes);
     }
     command.current_dir("/");
     command

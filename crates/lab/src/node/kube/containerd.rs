@@ -5,11 +5,9 @@ use std::path::Path;
 
 use super::{CONTAINERD, SOCKET, installed};
 use crate::error::{Error, IoContext as _};
+use crate::image::PAUSE;
 use crate::mounts::on_disk;
 use crate::node::ServiceSpec;
-
-/// What every pod's namespaces hang on; imported, since there is no registry.
-const PAUSE: &str = "registry.k8s.io/pause:3.10";
 
 /// `restrict_oom_score_adj`: without CAP_SYS_RESOURCE no process may lower its score, and runc fails
 /// if it is told to. Snapshotters that this file system cannot have are left out, or each start

@@ -10,6 +10,7 @@ mod containerd;
 mod kubelet;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,8 @@ use super::protocol::{Request, ask};
 use super::spec::ServiceSpec;
 use crate::cluster::KubeletIdentity;
 use crate::error::Error;
+use crate::image::{self, Programs};
+use crate::mounts::on_disk;
 use crate::place::Place;
 
 /// The service that runs containers.
@@ -72,12 +75,19 @@ pub struct Taint {
     pub effect: String,
 }
 
-/// Starts the container runtime of the cluster's node `node`, which keeps it running.
+/// Starts the container runtime of the cluster's node `node`, which keeps it running. A disk on which
+/// it never ran is given all images first.
 ///
 /// # Errors
-/// When containerd or runc is not installed, or its files cannot be written.
-pub fn start_runtime(place: &Place, node: &str) -> Result<(), Error> {
-    containerd::write(&place.node_disk(node))?;
+/// When containerd or runc is not installed, its files cannot be written, or an image cannot be made.
+pub fn start_runtime(place: &Place, node: &str, programs: &Programs) -> Result<(), Error> {
+    let disk = place.node_disk(node);
+    let root = on_disk(&disk, "/var/lib/containerd");
+    let ran = fs::read_dir(&root).is_ok_and(|mut entries| entries.next().is_some());
+    if !ran {
+        image::install(programs, &root)?;
+    }
+    containerd::write(&disk)?;
     start(place, node, containerd::service()?)
 }
 
