@@ -21,7 +21,7 @@ use ec2::Credentials;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::watch;
 use vpc::facts::EniId;
-use vpcsim::{Config, Sim};
+use vpcsim::{Caller, Config, Sim};
 
 use crate::build;
 use crate::cgroup::Cgroups;
@@ -176,6 +176,8 @@ impl Lab {
         reporter: &mut Reporter,
     ) -> Result<Self, Error> {
         let topology = Topology::read(&options.file)?;
+        // A lab without nodes is one nevertheless.
+        fs::create_dir_all(place.nodes_dir()).at(place.nodes_dir())?;
         let listener = listen(options.port)?;
         let port = listener
             .local_addr()
@@ -189,6 +191,8 @@ impl Lab {
             ..Config::default()
         };
         let sim = Sim::new(config);
+        // A key that is known can sign tokens for clusters.
+        sim.add_access_key(operator(&sim.account()), SECRET_KEY);
         let api = sim.clone();
         let api = tokio::spawn(async move { api.serve_api(listener, true).await });
         let client = client_for(&topology, port)?;
@@ -366,6 +370,15 @@ fn first_state(topology: &Topology, options: &UpOptions, port: u16) -> Result<St
 
 fn client_for(topology: &Topology, port: u16) -> Result<ec2::Client, Error> {
     built(topology, builder(topology, port).build())
+}
+
+/// Who `lab env` makes of its user.
+fn operator(account: &str) -> Caller {
+    Caller {
+        account: account.to_owned(),
+        arn: format!("arn:aws:iam::{account}:user/branchline"),
+        access_key: ACCESS_KEY.to_owned(),
+    }
 }
 
 fn eks_for(topology: &Topology, port: u16) -> Result<ec2::eks::Client, Error> {
