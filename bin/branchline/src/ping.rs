@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::probe::{Report, Seen};
 use crate::read::{DISAGREES, FAILS, HOLDS, Output, Sources, UNKNOWN};
-use crate::why::question;
+use crate::why::Asked;
 
 /// Really send from each pod to DST, and compare with the prediction.
 #[derive(Debug, Args)]
@@ -92,7 +92,9 @@ struct Document<'a> {
 }
 
 pub(crate) async fn run(args: PingArgs) -> anyhow::Result<u8> {
-    let question = question(&args.source, &args.destination, [Over::Running].into())?;
+    let asked = Asked::parse(&args.source, &args.destination, [Over::Running].into())?;
+    let inputs = args.sources.read().await?;
+    let question = asked.question(&inputs)?;
     if question.service == Service::Icmp {
         bail!(
             "ping over icmp is not built; name a TCP or UDP port: {}:PORT[/udp]",
@@ -104,7 +106,6 @@ pub(crate) async fn run(args: PingArgs) -> anyhow::Result<u8> {
             "how is a command run in a pod? set --exec or BRANCHLINE_EXEC, for example 'kubectl exec -n {{namespace}} {{name}} --' (for the lab: eval \"$(branchline lab env)\")"
         );
     };
-    let inputs = args.sources.read().await?;
     let answer = ask(&inputs, &question)?;
     if answer.running.is_empty() {
         bail!(

@@ -1,12 +1,13 @@
 //! What every verb of the tool shares: where to read, how to answer.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use reach::Inputs;
-use snapshot::Endpoint;
+use snapshot::{Endpoint, Kube, KubeOptions};
 
 /// The asked property holds.
 pub(crate) const HOLDS: u8 = 0;
@@ -34,6 +35,28 @@ pub(crate) enum Output {
 /// Where to read from. Nothing is ever written.
 #[derive(Debug, Args)]
 pub(crate) struct Sources {
+    /// Read this file of `branchline snapshot` instead of the cluster and AWS.
+    #[arg(long, value_name = "FILE")]
+    snapshot: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) live: Live,
+    /// How to answer.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
+/// The cluster, the account and the nodes.
+#[derive(Debug, Args)]
+pub(crate) struct Live {
+    /// The kubeconfig; else KUBECONFIG, else ~/.kube/config. Without any, nodes are read by --node.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig; else the current one.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// The cluster, by its name in the kubeconfig or at the end of its ARN.
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
     /// A node's agent, as NODE=URL of its introspection; repeatable.
     ///
     /// The agent listens on the node's own loopback address, port 61679: forward it, with
@@ -46,9 +69,6 @@ pub(crate) struct Sources {
     /// The profile of ~/.aws/config; else AWS_PROFILE.
     #[arg(long)]
     profile: Option<String>,
-    /// How to answer.
-    #[arg(short, long, value_enum, default_value_t)]
-    pub(crate) output: Output,
 }
 
 /// Agents, separated by commas; an empty text is none, as in an environment without nodes.
@@ -65,8 +85,27 @@ impl FromStr for Endpoints {
 }
 
 impl Sources {
-    /// Reads EC2 and the agents.
+    /// Reads the snapshot, or EC2, the cluster and the agents.
     pub(crate) async fn read(&self) -> anyhow::Result<Inputs> {
+        match &self.snapshot {
+            Some(file) => Ok(snapshot::file::load(file)?),
+            None => self.live.read().await,
+        }
+    }
+}
+
+impl Live {
+    /// Reads EC2, the cluster and the agents.
+    pub(crate) async fn read(&self) -> anyhow::Result<Inputs> {
+        let client = self.ec2()?;
+        let kube = self.kube().await?;
+        let nodes = self.endpoints();
+        // Boxed: the futures of the whole client stack nest deeper than the compiler looks.
+        Ok(Box::pin(snapshot::read(&client, kube.as_ref(), &nodes)).await?)
+    }
+
+    /// The client of EC2.
+    pub(crate) fn ec2(&self) -> anyhow::Result<ec2::Client> {
         let mut builder = ec2::Client::builder();
         if let Some(region) = &self.region {
             builder = builder.region(region);
@@ -74,10 +113,25 @@ impl Sources {
         if let Some(profile) = &self.profile {
             builder = builder.profile(profile);
         }
-        let client = builder.build().context("configure the EC2 client")?;
-        // Boxed: the futures of the whole client stack nest deeper than the compiler looks.
-        let nodes: Vec<Endpoint> = self.nodes.iter().flat_map(|n| n.0.clone()).collect();
-        Ok(Box::pin(snapshot::read(&client, &nodes)).await?)
+        builder.build().context("configure the EC2 client")
+    }
+
+    /// The cluster, if one is named or there is a kubeconfig. Somebody who names nodes and no cluster
+    /// asks about nodes without Kubernetes: the file in the home directory is then left alone.
+    pub(crate) async fn kube(&self) -> anyhow::Result<Option<Kube>> {
+        let options = KubeOptions {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            cluster: self.cluster.clone(),
+        };
+        if !options.is_explicit() && !self.endpoints().is_empty() {
+            return Ok(None);
+        }
+        Ok(snapshot::connect(&options).await?)
+    }
+
+    fn endpoints(&self) -> Vec<Endpoint> {
+        self.nodes.iter().flat_map(|n| n.0.clone()).collect()
     }
 }
 

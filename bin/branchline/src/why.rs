@@ -18,13 +18,17 @@ use crate::read::{FAILS, HOLDS, Output, Sources, UNKNOWN};
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
+  branchline why dev/deploy/api rds/orders:5432
+  branchline why dev/deploy/api dev/svc/web:80
+  branchline why dev/deploy/api apiserver
   branchline why node/ip-10-0-1-11 rds/orders:5432
   branchline why pod/default/api-1 10.0.21.40:53/udp
   branchline why node/ip-10-0-1-11 rds/orders:5432 --over next-node
   branchline why node/ip-10-0-1-11 rds/orders:5432 --if 'sg/add_sg ingress += tcp/5432 from sg/nodes'
 
 Sources and destinations:
-  pod/[NAMESPACE/]NAME  node/NAME  rds/NAME  eni/ID  an IPv4 address;
+  [NAMESPACE/]deploy/NAME, also sts, ds, job and svc  [NAMESPACE/]pod/NAME  node/NAME  rds/NAME
+  eni/ID  apiserver  an IPv4 address;
   a destination has a port: :5432, :53/udp or :icmp. Names may be shortened where that is unique.
 
 Exit codes:
@@ -45,9 +49,9 @@ pub(crate) struct WhyArgs {
 }
 
 pub(crate) async fn run(args: WhyArgs) -> anyhow::Result<u8> {
-    let over = parse_over(&args.over)?;
-    let question = question(&args.source, &args.destination, over)?;
+    let asked = Asked::parse(&args.source, &args.destination, parse_over(&args.over)?)?;
     let before = args.sources.read().await?;
+    let question = asked.question(&before)?;
     let (inputs, what_if) = edited(&before, &question, &args.edits)?;
     let answer = ask(&inputs, &question)?;
     let advice = advice::advise(&inputs, &answer, what_if)?;
@@ -65,23 +69,47 @@ pub(crate) async fn run(args: WhyArgs) -> anyhow::Result<u8> {
     Ok(exit(answer.verdict))
 }
 
-/// Parses the two sides of a question.
-pub(crate) fn question(
-    source: &str,
-    destination: &str,
+/// A question as it was asked: the port of a Service may be left out, and is then looked up.
+pub(crate) struct Asked {
+    source: Noun,
+    destination: Noun,
+    service: Option<Service>,
     over: BTreeSet<Over>,
-) -> Result<Question, reach::Error> {
-    let source: Noun = source.parse()?;
-    let (to, service) = parse_destination(destination)?;
-    let service: Service = service.ok_or_else(|| reach::Error::NoPort {
-        destination: destination.to_owned(),
-    })?;
-    Ok(Question {
-        source,
-        destination: to,
-        service,
-        over,
-    })
+}
+
+impl Asked {
+    /// Parses the two sides of a question.
+    pub(crate) fn parse(
+        source: &str,
+        destination: &str,
+        over: BTreeSet<Over>,
+    ) -> Result<Self, reach::Error> {
+        let source: Noun = source.parse()?;
+        let (destination, service) = parse_destination(destination)?;
+        let named = matches!(destination, Noun::Service { .. } | Noun::ApiServer);
+        if service.is_none() && !named {
+            return Err(reach::Error::NoPort {
+                destination: destination.to_string(),
+            });
+        }
+        Ok(Self {
+            source,
+            destination,
+            service,
+            over,
+        })
+    }
+
+    /// The question, to what was read.
+    pub(crate) fn question(self, inputs: &Inputs) -> Result<Question, reach::Error> {
+        let service = reach::target::service_of(inputs, &self.destination, self.service)?;
+        Ok(Question {
+            source: self.source,
+            destination: self.destination,
+            service,
+            over: self.over,
+        })
+    }
 }
 
 fn exit(verdict: Verdict) -> u8 {

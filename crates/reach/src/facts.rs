@@ -75,6 +75,14 @@ pub struct Node {
     pub packs: bool,
 }
 
+impl Node {
+    /// Whether people may call it so: by its short name, Kubernetes' name or its instance.
+    pub fn answers_to(&self, name: &str) -> bool {
+        let names = [self.name.as_str(), self.instance.as_str()];
+        names.contains(&name) || self.kubernetes.as_deref() == Some(name)
+    }
+}
+
 /// A pod with an address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Pod {

@@ -198,6 +198,15 @@ fn next_groups(
             let source = "groups of the primary ENI when the agent started".to_owned();
             (Ok(groups.clone()), source)
         }
+        Some(GroupSync::Off { at_start: None }) => {
+            let need = format!(
+                "the groups that the primary ENI had when the agent of {node} started: only the agent knows (--node {node}=URL)"
+            );
+            (
+                Err(need),
+                "groups of the primary ENI when the agent started".to_owned(),
+            )
+        }
         _ => {
             let need = format!("whether the agent of {node} copies the primary ENI's groups");
             (Err(need), "the agent does not tell".to_owned())

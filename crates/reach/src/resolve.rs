@@ -290,7 +290,7 @@ pub fn find_instance<'a>(inputs: &'a Inputs, name: &str) -> Result<&'a Instance,
     let in_kubernetes = |i: &&Instance| {
         let called = |n: &&Node| n.instance == i.id;
         let node = inputs.nodes.values().find(called);
-        node.is_some_and(|n| n.kubernetes.as_deref() == Some(name) || n.name == name)
+        node.is_some_and(|n| n.answers_to(name))
     };
     let mut exact: Vec<_> = instances().filter(is).collect();
     if exact.len() != 1 {

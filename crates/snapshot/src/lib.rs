@@ -1,12 +1,17 @@
-//! Reading a world: live EC2 and the nodes' introspection.
+//! Reading a world: live EC2, the cluster by the user's kubeconfig, and the nodes' introspection.
 //!
-//! Only what operator rights allow is read: EC2's Describe calls and the introspection documents of
-//! the nodes' agents. What is denied or does not answer becomes a named gap in [`Inputs`], never an
-//! empty result.
+//! Only what operator rights allow is read: EC2's Describe calls, lists of Kubernetes objects and the
+//! introspection documents of the nodes' agents. What is denied or does not answer becomes a named
+//! gap in [`Inputs`], never an empty result.
 
+mod agent;
+pub mod file;
 mod introspect;
+mod kubernetes;
+mod nodes;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use ec2::Client;
 use ec2::facts::{ReadError, Scope, read_world};
@@ -19,6 +24,7 @@ use tokio::task::JoinSet;
 use vpc::facts::{InstanceId, Unread};
 
 pub use introspect::Endpoint;
+pub use kubernetes::{Kube, KubeOptions, connect};
 
 /// Why nothing can be said at all, or a node's agent could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +39,78 @@ pub enum Error {
         instance_type: String,
         /// What is missing.
         what: &'static str,
+    },
+    /// A kubeconfig cannot be used.
+    #[error("the kubeconfig ({what}) cannot be used: {source}")]
+    Kubeconfig {
+        /// The file or the context.
+        what: String,
+        /// Why.
+        #[source]
+        source: Box<kube::config::KubeconfigError>,
+    },
+    /// A context that the kubeconfig does not have.
+    #[error("{}; it has: {}", no_context(.name), known.join(", "))]
+    NoContext {
+        /// The name as given; empty when none was given and none is current.
+        name: String,
+        /// Those it has.
+        known: Vec<String>,
+    },
+    /// A cluster that the kubeconfig does not have.
+    #[error("the kubeconfig has no cluster {name:?}; it has: {} (aws eks update-kubeconfig --name {name} adds one)", known.join(", "))]
+    NoCluster {
+        /// The name as given.
+        name: String,
+        /// Those it has.
+        known: Vec<String>,
+    },
+    /// A cluster with several contexts.
+    #[error("several contexts lead to cluster {name:?}: name one with --context: {}", contexts.join(", "))]
+    SeveralContexts {
+        /// The cluster as given.
+        name: String,
+        /// The contexts.
+        contexts: Vec<String>,
+    },
+    /// Nobody answers.
+    #[error(
+        "the API server {server} does not answer: {why}; is the endpoint private, the cluster gone, or a proxy or VPN missing? try: kubectl version"
+    )]
+    KubeUnreachable {
+        /// Its address.
+        server: String,
+        /// What the connection says.
+        why: String,
+    },
+    /// The credentials are refused.
+    #[error(
+        "the API server {server} refuses the credentials of context {context:?}: {why}; has the token expired, or the AWS identity no access entry? try: aws sts get-caller-identity, then aws eks update-kubeconfig"
+    )]
+    KubeRefused {
+        /// Its address.
+        server: String,
+        /// What it says.
+        why: String,
+        /// The context.
+        context: String,
+    },
+    /// A snapshot cannot be read or written.
+    #[error("the snapshot {}: {source}", path.display())]
+    SnapshotFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file that is no snapshot.
+    #[error("{} is not a snapshot: {why}; branchline snapshot -o FILE writes one", path.display())]
+    NotASnapshot {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
     },
     /// An agent's address does not parse.
     #[error("{text:?} is not NODE=URL, as ip-10-0-1-11=http://127.0.0.1:61679")]
@@ -52,20 +130,46 @@ pub enum Error {
     },
 }
 
-/// Reads everything that an answer may need.
+fn no_context(name: &str) -> String {
+    match name.is_empty() {
+        true => "the kubeconfig has no current context: name one with --context".to_owned(),
+        false => format!("the kubeconfig has no context {name:?}"),
+    }
+}
+
+/// Reads everything that an answer may need: EC2 and the cluster at once, then the agents.
 ///
 /// # Errors
-/// Only when EC2 cannot be asked at all or answers nonsense; denied calls and silent agents are
-/// named in the result.
-pub async fn read(client: &Client, endpoints: &[Endpoint]) -> Result<Inputs, Error> {
-    let world = read_world(client, &Scope::default()).await?;
-    let mut inputs = Inputs {
-        world,
-        ..Inputs::default()
+/// Only when EC2 or the cluster cannot be asked at all or EC2 answers nonsense; denied calls and
+/// silent agents are named in the result.
+pub async fn read(
+    client: &Client,
+    kube: Option<&Kube>,
+    endpoints: &[Endpoint],
+) -> Result<Inputs, Error> {
+    let ec2 = async {
+        let world = read_world(client, &Scope::default()).await?;
+        let mut inputs = Inputs {
+            world,
+            ..Inputs::default()
+        };
+        inputs.evidence.push(evidence("aws", "ec2:Describe*"));
+        limits(client, &mut inputs).await?;
+        Ok(inputs)
     };
-    inputs.evidence.push(evidence("aws", "ec2:Describe*"));
-    limits(client, &mut inputs).await?;
-    nodes(endpoints, &mut inputs).await;
+    let cluster = async {
+        match kube {
+            Some(kube) => kube.read().await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let (mut inputs, cluster) = tokio::try_join!(ec2, cluster)?;
+    if let Some((cluster, evidence)) = cluster {
+        inputs.kubernetes = Some(cluster);
+        inputs.evidence.extend(evidence);
+    }
+    nodes::from_kubernetes(&mut inputs);
+    ask_agents(endpoints, &mut inputs).await;
     Ok(inputs)
 }
 
@@ -145,7 +249,7 @@ fn instance_limits(info: &InstanceTypeInfo) -> Result<(String, InstanceLimits), 
 }
 
 /// Asks all agents at once.
-async fn nodes(endpoints: &[Endpoint], inputs: &mut Inputs) {
+async fn ask_agents(endpoints: &[Endpoint], inputs: &mut Inputs) {
     let mut asked = JoinSet::new();
     for endpoint in endpoints.iter().cloned() {
         match find_instance(inputs, &endpoint.node).map(|i| i.id.clone()) {
@@ -166,10 +270,19 @@ async fn nodes(endpoints: &[Endpoint], inputs: &mut Inputs) {
                     "node",
                     &format!("{} {}v1/enis", node.name, endpoint.url),
                 ));
-                inputs.nodes.insert(node.name.clone(), node);
+                nodes::from_agent(inputs, node);
             }
             Ok((endpoint, Err(error))) => {
-                inputs.unread_nodes.insert(endpoint.node, error.to_string());
+                let known = inputs.nodes.values().any(|n| n.answers_to(&endpoint.node));
+                match known {
+                    // Kubernetes says enough of it; that its agent is silent is worth telling.
+                    true => inputs
+                        .evidence
+                        .push(evidence("node", &format!("not read: {error}"))),
+                    false => {
+                        inputs.unread_nodes.insert(endpoint.node, error.to_string());
+                    }
+                }
             }
             Err(gone) => {
                 inputs
