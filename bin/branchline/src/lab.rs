@@ -3,6 +3,8 @@
 //! Dispatched before any thread exists: some of these commands become the first process of a node
 //! or a pod, or step into one, and namespaces belong to threads.
 
+mod node;
+
 use std::io::{IsTerminal as _, Write as _};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -12,11 +14,11 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use lab::cgroup::Cgroups;
-use lab::node::{NodeStatus, PodName};
+use lab::node::PodName;
 use lab::place::{DEFAULT_PARENT, LabName, Place};
 use lab::state::State;
 use lab::topology::{Listener, Topology};
-use lab::{client, exec, node};
+use lab::{client, exec};
 
 /// Run a VPC with instances and pods on this machine.
 #[derive(Debug, Args)]
@@ -71,9 +73,9 @@ enum LabCommand {
     /// Start, end and list pods.
     #[command(subcommand)]
     Pod(PodCommand),
-    /// List and enter nodes.
+    /// List, enter, stop and start nodes.
     #[command(subcommand)]
-    Node(NodeCommand),
+    Node(node::NodeCommand),
     /// Control planes: stop and start one of their programs.
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -188,33 +190,6 @@ enum PodCommand {
 }
 
 #[derive(Debug, Subcommand)]
-enum NodeCommand {
-    /// List nodes.
-    List,
-    /// Run a command on a node.
-    Exec {
-        /// The node.
-        name: String,
-        /// The command.
-        #[arg(last = true, required = true)]
-        command: Vec<String>,
-    },
-    /// Tell the plugins which pods exist, so that they free everything else (CNI GC).
-    Gc {
-        /// The node.
-        name: String,
-    },
-    /// Change the agent's environment and start it anew, as `kubectl set env daemonset/aws-node`.
-    SetEnv {
-        /// The node.
-        name: String,
-        /// NAME=VALUE sets a variable, NAME- removes it.
-        #[arg(required = true, value_parser = change)]
-        variables: Vec<(String, Option<String>)>,
-    },
-}
-
-#[derive(Debug, Subcommand)]
 enum ClusterCommand {
     /// Stop or start a program of a control plane, as if it had failed.
     Component {
@@ -268,10 +243,10 @@ pub(crate) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         LabCommand::NodeInit { spec } => {
             telemetry();
-            node::init(&spec)?;
+            lab::node::init(&spec)?;
         }
-        LabCommand::PodInit => node::pod_init()?,
-        LabCommand::EnterCgroup { group, command } => node::enter_cgroup(&group, &command)?,
+        LabCommand::PodInit => lab::node::pod_init()?,
+        LabCommand::EnterCgroup { group, command } => lab::node::enter_cgroup(&group, &command)?,
         LabCommand::HostInit {
             name,
             netns,
@@ -310,18 +285,8 @@ fn command_of_user(place: &Place, command: LabCommand) -> anyhow::Result<ExitCod
             }
         }
         LabCommand::Exec { name, command } => return enter(place, &name, &command),
-        LabCommand::Node(NodeCommand::Exec { name, command }) => {
-            return enter(place, &format!("node/{name}"), &command);
-        }
+        LabCommand::Node(command) => return node::run(place, command),
         LabCommand::Pod(command) => return pod(place, command),
-        LabCommand::Node(NodeCommand::List) => {
-            let state = State::of_running(place)?;
-            print_nodes(&state, &client::nodes(place)?)?;
-        }
-        LabCommand::Node(NodeCommand::Gc { name }) => client::collect_garbage(place, &name)?,
-        LabCommand::Node(NodeCommand::SetEnv { name, variables }) => {
-            client::set_agent_env(place, &name, variables.into_iter().collect())?;
-        }
         LabCommand::Logs { name } => {
             let path = client::log_of(place, &name)?;
             let mut file = std::fs::File::open(&path).context(path.display().to_string())?;
@@ -333,9 +298,9 @@ fn command_of_user(place: &Place, command: LabCommand) -> anyhow::Result<ExitCod
             action,
         }) => {
             let action = match action {
-                ComponentAction::Stop => node::ServiceAction::Stop,
-                ComponentAction::Start => node::ServiceAction::Start,
-                ComponentAction::Kill => node::ServiceAction::Kill,
+                ComponentAction::Stop => lab::node::ServiceAction::Stop,
+                ComponentAction::Start => lab::node::ServiceAction::Start,
+                ComponentAction::Kill => lab::node::ServiceAction::Kill,
             };
             lab::cluster::act(place, &name, &component, action)?;
         }
@@ -350,16 +315,6 @@ fn command_of_user(place: &Place, command: LabCommand) -> anyhow::Result<ExitCod
         other => bail!("{other:?} is dispatched elsewhere"),
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn change(text: &str) -> Result<(String, Option<String>), String> {
-    match (text.split_once('='), text.strip_suffix('-')) {
-        (Some((name, value)), _) if !name.is_empty() => {
-            Ok((name.to_owned(), Some(value.to_owned())))
-        }
-        (None, Some(name)) if !name.is_empty() => Ok((name.to_owned(), None)),
-        _ => Err("write NAME=VALUE, or NAME- to remove a variable".to_owned()),
-    }
 }
 
 fn up(place: &Place, args: &UpArgs) -> anyhow::Result<()> {
@@ -508,40 +463,6 @@ fn print_pods(pods: &[client::Placed], output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_nodes(
-    state: &State,
-    nodes: &std::collections::BTreeMap<String, NodeStatus>,
-) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(
-        out,
-        "{:20} {:21} {:16} {:9} {:24} PODS",
-        "NODE", "INSTANCE", "ADDRESS", "READY", "AGENT"
-    )?;
-    for (name, status) in nodes {
-        let facts = state.nodes.get(name);
-        let instance = facts.map_or("-", |f| f.instance.as_str());
-        let address = facts
-            .and_then(|f| f.address)
-            .map_or("-".to_owned(), |a| a.to_string());
-        let ready = if status.ready { "Ready" } else { "NotReady" };
-        let agent = match status.agent() {
-            None => "none".to_owned(),
-            Some(a) => match (a.pid, a.restarts) {
-                (None, n) => format!("down, {n} restarts"),
-                (Some(_), 0) => "running".to_owned(),
-                (Some(_), n) => format!("running, {n} restarts"),
-            },
-        };
-        let pods = status.pods.len();
-        writeln!(
-            out,
-            "{name:20} {instance:21} {address:16} {ready:9} {agent:24} {pods}"
-        )?;
-    }
-    Ok(())
-}
-
 fn status(place: &Place, output: Output) -> anyhow::Result<()> {
     let state = State::of_running(place)?;
     let nodes = client::nodes(place)?;
@@ -566,7 +487,7 @@ fn status(place: &Place, output: Output) -> anyhow::Result<()> {
     )?;
     writeln!(out, "log      {}\n", place.log().display())?;
     drop(out);
-    print_nodes(&state, &nodes)?;
+    node::print(&state, &nodes)?;
     let mut out = std::io::stdout().lock();
     print_clusters(&mut out, &state)?;
     if !state.hosts.is_empty() {

@@ -5,11 +5,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ec2::Credentials;
+
 use crate::error::{Error, IoContext as _};
 use crate::node::{
     AGENT, Answer, NodeStatus, PodName, PodStatus, Request, RunPod, ServiceAction, ask,
 };
 use crate::place::Place;
+use crate::state::{ACCESS_KEY, SECRET_KEY, State};
 
 /// A pod and the node it is on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,13 +56,37 @@ pub fn node_status(place: &Place, node: &str) -> Result<NodeStatus, Error> {
     }
 }
 
-/// All nodes and what they say.
+/// All nodes that run, and what they say. One that ends or begins just now does not answer, and is
+/// left out.
 ///
 /// # Errors
-/// When one does not answer.
+/// When what one answers cannot be read.
 pub fn nodes(place: &Place) -> Result<BTreeMap<String, NodeStatus>, Error> {
-    let ask = |name: String| node_status(place, &name).map(|status| (name, status));
-    node_names(place)?.into_iter().map(ask).collect()
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    let away = |e: &std::io::Error| matches!(e.kind(), ConnectionRefused | NotFound);
+    let mut all = BTreeMap::new();
+    for name in node_names(place)? {
+        match node_status(place, &name) {
+            Ok(status) => drop(all.insert(name, status)),
+            Err(Error::File { source, .. }) if away(&source) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(all)
+}
+
+/// A node by the lab's name for it, its private DNS name, or the first label of that.
+fn named(place: &Place, node: &str) -> Result<String, Error> {
+    let name = State::of_running(place)?.node_name(node);
+    let known = node_names(place)?;
+    if known.contains(&name) {
+        return Ok(name);
+    }
+    Err(Error::NotFound {
+        what: "node",
+        name: node.to_owned(),
+        known,
+    })
 }
 
 /// All pods of the lab.
@@ -122,15 +149,7 @@ fn millis(duration: Duration) -> u64 {
 /// On which node each of `count` pods goes.
 fn spread(place: &Place, count: usize, node: Option<&str>) -> Result<Vec<String>, Error> {
     if let Some(node) = node {
-        let known = node_names(place)?;
-        if !known.iter().any(|n| n == node) {
-            return Err(Error::NotFound {
-                what: "node",
-                name: node.to_owned(),
-                known,
-            });
-        }
-        return Ok(vec![node.to_owned(); count]);
+        return Ok(vec![named(place, node)?; count]);
     }
     let nodes = nodes(place)?;
     let mut load: Vec<(usize, String)> = nodes
@@ -200,7 +219,7 @@ pub fn check_pod(place: &Place, pod: &PodName) -> Result<(), Error> {
 /// # Errors
 /// When a plugin fails.
 pub fn collect_garbage(place: &Place, node: &str) -> Result<(), Error> {
-    ask(&place.node_socket(node), &Request::Gc).map(drop)
+    ask(&place.node_socket(&named(place, node)?), &Request::Gc).map(drop)
 }
 
 /// Changes the environment of a node's agent and starts it anew, as a rollout of its DaemonSet does.
@@ -216,7 +235,7 @@ pub fn set_agent_env(
         service: AGENT.to_owned(),
         changes,
     };
-    ask(&place.node_socket(node), &order).map(drop)
+    ask(&place.node_socket(&named(place, node)?), &order).map(drop)
 }
 
 /// Stops, starts, restarts or kills a service of a node.
@@ -233,7 +252,7 @@ pub fn service(
         service: service.to_owned(),
         action,
     };
-    ask(&place.node_socket(node), &order).map(drop)
+    ask(&place.node_socket(&named(place, node)?), &order).map(drop)
 }
 
 /// Where the output of a pod is, which outlives the pod; or of a node's agent, or of a host.
@@ -241,9 +260,12 @@ pub fn service(
 /// # Errors
 /// When nothing of that name ever wrote.
 pub fn log_of(place: &Place, name: &str) -> Result<PathBuf, Error> {
+    let state = State::read(place)?;
+    let node = &state.map_or_else(|| name.to_owned(), |s| s.node_name(name));
     let mut found = vec![
-        place.agent_log(name),
-        place.node_dir(name).join("agent.log"),
+        place.agent_log(node),
+        place.node_dir(node).join("agent.log"),
+        place.node_dir(node).join("kubelet.log"),
         place.dir().join(format!("host-{name}.log")),
     ];
     if let Ok(pod) = name.strip_prefix("pod/").unwrap_or(name).parse::<PodName>() {
@@ -258,6 +280,16 @@ pub fn log_of(place: &Place, name: &str) -> Result<PathBuf, Error> {
         known: Vec::new(),
     };
     found.into_iter().find(|p| p.exists()).ok_or_else(missing)
+}
+
+/// A client of the lab's EC2 API.
+pub(crate) fn ec2(state: &State) -> Result<ec2::Client, ec2::Error> {
+    let credentials = Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "branchline lab");
+    ec2::Client::builder()
+        .region(&state.region)
+        .endpoint(format!("http://127.0.0.1:{}", state.port))
+        .credentials(credentials)
+        .build()
 }
 
 fn unexpected(node: &str, answer: &Answer) -> Error {

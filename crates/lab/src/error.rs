@@ -172,6 +172,28 @@ pub enum Error {
         /// The end of the agent's log.
         said: String,
     },
+    /// EC2 refused to switch an instance.
+    #[error("cannot {what} node {node}: {source}")]
+    Switch {
+        /// What was asked for.
+        what: &'static str,
+        /// The node.
+        node: String,
+        /// What EC2 said.
+        #[source]
+        source: Box<ec2::Error>,
+    },
+    /// The lab did not follow a node that was switched.
+    #[error(
+        "node {node} was switched, and the lab did not follow within a minute; see {}",
+        log.display()
+    )]
+    NotSwitched {
+        /// The node.
+        node: String,
+        /// The daemon's log.
+        log: PathBuf,
+    },
     /// The embedded EC2 refused a call of the lab's own.
     #[error("the embedded EC2: {0}")]
     Sim(#[from] vpcsim::error::ApiError),

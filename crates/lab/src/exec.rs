@@ -16,6 +16,7 @@ use crate::cgroup::Cgroups;
 use crate::error::{Error, IoContext as _};
 use crate::node::PodName;
 use crate::place::Place;
+use crate::state::State;
 
 /// Something that can be entered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +67,9 @@ pub fn find(place: &Place, cgroups: &Cgroups, name: &str) -> Result<Entrance, Er
         .strip_prefix("pod/")
         .or(name.strip_prefix("node/"))
         .unwrap_or(name);
+    // By its private DNS name too. A lab that has not got as far as a state has its names only.
+    let state = State::read(place).ok().flatten();
+    let text = &state.map_or_else(|| text.to_owned(), |s| s.node_name(text));
     let full = text
         .parse::<PodName>()
         .map(|p| p.to_string())
@@ -73,7 +77,7 @@ pub fn find(place: &Place, cgroups: &Cgroups, name: &str) -> Result<Entrance, Er
     let order = if name.starts_with("node/") {
         [text, text]
     } else {
-        [full.as_str(), text]
+        [&full, text]
     };
     for candidate in order {
         if let Some(entrance) = all.remove(candidate) {
@@ -129,6 +133,11 @@ pub fn exit_code(status: ExitStatus) -> u8 {
         .or(status.signal().map(|s| 128 + s))
         .unwrap_or(255);
     u8::try_from(code).unwrap_or(255)
+}
+
+/// The first process of a node, as this process's PID namespace numbers it.
+pub(crate) fn first_of(place: &Place, cgroups: &Cgroups, node: &str) -> Result<Pid, Error> {
+    first_process(cgroups, &find(place, cgroups, &format!("node/{node}"))?)
 }
 
 /// The process whose namespaces are to be entered: number 1 inside, or the only one.

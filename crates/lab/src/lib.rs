@@ -13,6 +13,7 @@ pub mod knob;
 mod mounts;
 pub mod node;
 pub mod place;
+pub mod power;
 mod procs;
 pub mod state;
 mod sys;

@@ -198,6 +198,22 @@ impl State {
         }
     }
 
+    /// The lab's name of a node that is called by it, by its private DNS name, which is the Kubernetes
+    /// node's, or by the first label of that. Another name is returned as it is.
+    #[must_use]
+    pub fn node_name(&self, called: &str) -> String {
+        let all = || self.nodes.iter().chain(&self.stopped);
+        if all().any(|(name, _)| name == called) {
+            return called.to_owned();
+        }
+        let is = |node: &NodeState| {
+            let label = node.dns_name.split('.').next().unwrap_or_default();
+            !called.is_empty() && [node.dns_name.as_str(), label].contains(&called)
+        };
+        let found = all().find(|(_, node)| is(node));
+        found.map_or(called, |(name, _)| name).to_owned()
+    }
+
     /// Replaces the file in one step.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use ec2::types::DescribeAvailabilityZonesRequest;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use vpc::facts::{Instance, World};
+use vpcsim::eks::NodegroupView;
 use vpcsim::{Desired, Sim};
 
 use super::launcher::blocking;
@@ -197,8 +198,29 @@ impl Ways {
     }
 
     /// What the managed node group of an instance says about its nodes.
-    fn group(&self, _candidate: &Candidate) -> Group {
-        Group::default()
+    fn group(&self, candidate: &Candidate) -> Group {
+        let clusters = self.sim.eks().clusters();
+        let clusters = clusters.borrow();
+        let cluster = clusters.iter().find(|c| c.name == candidate.cluster);
+        let has = |g: &&NodegroupView| g.instances.iter().any(|i| i.as_str() == candidate.instance);
+        let Some(group) = cluster.and_then(|c| c.nodegroups.iter().find(has)) else {
+            return Group::default();
+        };
+        let mut labels: BTreeMap<String, String> = group.labels.clone().into_iter().collect();
+        let own = [
+            ("eks.amazonaws.com/nodegroup", &group.name),
+            ("eks.amazonaws.com/capacityType", &group.capacity_type),
+        ];
+        labels.extend(own.map(|(key, value)| (key.to_owned(), value.clone())));
+        let taint = |t: &vpcsim::eks::TaintView| Taint {
+            key: t.key.clone(),
+            value: t.value.clone(),
+            effect: t.effect.to_owned(),
+        };
+        Group {
+            labels,
+            taints: group.taints.iter().map(taint).collect(),
+        }
     }
 }
 
