@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -94,6 +95,38 @@ def walk(element, shape, path, problems):
         problems.append(f"{path} is {text!r}, not one of the model's values")
 
 
+EVERYWHERE = {"AccessDeniedException", "InvalidSignatureException", "ThrottlingException",
+              "UnrecognizedClientException", "UnsupportedOperation"}
+
+
+def walk_json(value, shape, path, problems):
+    """The same for an answer in JSON."""
+    kind = shape.type_name
+    if value is None:
+        return
+    if kind == "structure":
+        if not isinstance(value, dict):
+            problems.append(f"{path} is {value!r}, not an object")
+            return
+        for name, member in value.items():
+            if name in shape.members:
+                walk_json(member, shape.members[name], f"{path}.{name}", problems)
+            else:
+                problems.append(f"{path}.{name} is not in the model")
+    elif kind == "list":
+        for item in value:
+            walk_json(item, shape.member, f"{path}[]", problems)
+    elif kind == "map":
+        for item in value.values():
+            walk_json(item, shape.value, f"{path}{{}}", problems)
+    else:
+        types = {"string": str, "boolean": bool, "integer": int, "long": int, "timestamp": (int, float)}[kind]
+        if not isinstance(value, types) or (isinstance(value, bool) and kind != "boolean"):
+            problems.append(f"{path} is {value!r}, not of type {kind}")
+        elif kind == "string" and shape.enum and value not in shape.enum:
+            problems.append(f"{path} is {value!r}, not one of the model's values")
+
+
 class Server:
     """The embedded EC2 in a process of its own; ends with this object."""
 
@@ -122,6 +155,17 @@ class Server:
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
 
+    def lab(self, method, path, body):
+        """What the lab's daemon does in its own process; gives status and text."""
+        data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        kind = {"Content-Type": "text/plain" if isinstance(body, str) else "application/json"}
+        request = urllib.request.Request(f"{self.url}/_lab/{path}", data=data, method=method, headers=kind)
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
     def client(self, service="ec2", key="AKIDTEST", retries=1, **more):
         client = boto3.client(
             service,
@@ -135,6 +179,8 @@ class Server:
         )
         if service == "ec2":
             client.meta.events.register("before-parse.ec2.*", self.check_answer)
+        if service == "eks":
+            client.meta.events.register("before-parse.eks.*", self.check_json)
         return client
 
     def check_answer(self, operation_model, response_dict, **_):
@@ -148,8 +194,25 @@ class Server:
         if operation_model.output_shape is not None:
             walk(root, operation_model.output_shape, operation_model.name, self.problems)
 
-    def cli(self, *args):
-        """Runs the AWS CLI; gives exit code, parsed output, error text."""
+    def check_json(self, operation_model, response_dict, **_):
+        self.calls.add(f"eks:{operation_model.name}")
+        answer = json.loads(response_dict["body"])
+        if response_dict["status_code"] < 300:
+            walk_json(answer, operation_model.output_shape, operation_model.name, self.problems)
+            return
+        code = response_dict["headers"].get("x-amzn-errortype", "")
+        shapes = [s for s in operation_model.error_shapes if s.name == code]
+        # Codes that every service has are in no operation's list.
+        if not shapes and code not in EVERYWHERE:
+            self.problems.append(f"{operation_model.name} answers {code}, which its model does not list")
+        for shape in shapes:
+            status = shape.metadata["error"]["httpStatusCode"]
+            if status != response_dict["status_code"]:
+                self.problems.append(f"{code} has status {response_dict['status_code']}, not {status}")
+            walk_json(answer, shape, code, self.problems)
+
+    def cli(self, *args, **environment_more):
+        """Runs the AWS CLI; gives exit code, parsed output (text where it is no JSON), error text."""
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": "/nonexistent",
@@ -159,6 +222,7 @@ class Server:
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_MAX_ATTEMPTS": "1",
             "AWS_PAGER": "",
+            **environment_more,
         }
         aws = Path(sys.executable).parent / "aws"
         run = subprocess.run(
@@ -166,5 +230,8 @@ class Server:
         )
         if run.returncode != 0 and "An error occurred" not in run.stderr:
             raise RuntimeError(f"aws {' '.join(args)}: {run.stderr.strip()}")
-        output = json.loads(run.stdout) if run.returncode == 0 and run.stdout.strip() else None
-        return run.returncode, output, run.stderr
+        output = run.stdout.strip() if run.returncode == 0 else ""
+        try:
+            return run.returncode, json.loads(output) if output else None, run.stderr
+        except json.JSONDecodeError:
+            return run.returncode, output, run.stderr

@@ -5,6 +5,7 @@ import time
 
 from botocore.exceptions import ClientError
 
+import clusters
 from harness import Checks, Server
 
 server = Server()
@@ -628,6 +629,7 @@ try:
                  attachments, trunks, routes, addresses, acls, peerings_and_lists, templates, tagging, pages, knobs, protocol,
                  command_line, teardown):
         check.section(part)
+    clusters.run(server, check)
 finally:
     server.close()
 check.equal("answers outside of botocore's model", sorted(set(server.problems)), [])

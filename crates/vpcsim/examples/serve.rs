@@ -6,11 +6,18 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
-use vpcsim::{Config, Sim};
+use vpcsim::{Caller, Config, Sim};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sim = Sim::new(Config::default());
+    // A caller whose secret is known, for tokens and strict signatures.
+    let caller = Caller {
+        arn: "arn:aws:iam::111122223333:user/known".into(),
+        access_key: "AKIDKNOWN".into(),
+        ..Caller::root(&sim.account())
+    };
+    sim.add_access_key(caller, "secret");
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("{}", listener.local_addr()?.port());
     std::io::stdout().flush()?;
