@@ -22,6 +22,7 @@ mod rpc;
 mod run;
 mod show;
 mod store;
+mod takeover;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -3,12 +3,13 @@
 //! Only what belongs to the interface in question is added or corrected; rules and routes of pods
 //! are the plugin's, and everything else on the node is somebody else's.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipam::{Call, Failure, FailureKind};
 use ipnet::Ipv4Net;
 use kernel::Socket;
-use nodenet::{EniFacts, LinkName, NodeFacts, NodeSettings, Owned, Step};
+use nodenet::{EniFacts, LinkName, NodeFacts, NodeSettings, Owned, Step, TableId, VethPrefix};
 use vpc::facts::Mac;
 
 /// How long a new interface may take to appear as a link.
@@ -156,9 +157,20 @@ pub(crate) fn names() -> anyhow::Result<Vec<LinkName>> {
     Ok(states.into_iter().map(|state| state.link.name).collect())
 }
 
+/// Pods that have a link: the addresses that lead to one, whoever wired it.
+pub(crate) fn pods(prefix: &VethPrefix) -> anyhow::Result<Vec<(Ipv4Addr, LinkName)>> {
+    let routes = Socket::open()?.routes_of(TableId::MAIN)?;
+    let pods = routes.into_iter().filter_map(|route| {
+        let link = route.link()?.clone();
+        let to_pod = route.dst.prefix_len() == 32 && prefix.made(&link);
+        to_pod.then(|| (route.dst.addr(), link))
+    });
+    Ok(pods.collect())
+}
+
 /// Takes away the rules that an earlier pod left for an address. A failure is logged: the plugin
 /// replaces them when the address is used again.
-pub(crate) fn forget(address: std::net::Ipv4Addr) {
+pub(crate) fn forget(address: Ipv4Addr) {
     let host = Some(nodenet::host(address));
     let forget = || -> kernel::Result<()> {
         let mut socket = Socket::open()?;

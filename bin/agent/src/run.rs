@@ -13,8 +13,8 @@ use cni::rpc::health::health_server::HealthServer;
 use cni::rpc::node::node_server::NodeServer;
 use ec2::client::Retry;
 use ec2::imds::Imds;
-use ipam::{Config, Millis, Pool, Record};
-use nodenet::LinkName;
+use ipam::{Config, Pool};
+use nodenet::VethPrefix;
 use rustix::fs::{FlockOperation, flock};
 use settings::{PolicyMode, Settings};
 use tokio::net::UnixListener;
@@ -25,15 +25,13 @@ use tokio_stream::wrappers::UnixListenerStream;
 use crate::metrics::Metrics;
 use crate::owner::Owner;
 use crate::rpc::Backend;
-use crate::store::{Recovered, Store};
-use crate::{admin, boot, install, links};
+use crate::store::Store;
+use crate::{admin, boot, install, takeover};
 
 /// An ADD waits less than the plugin does (10 s), so that the reason reaches the kubelet.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long open calls may take to end after the signal.
 const DRAIN: Duration = Duration::from_millis(1500);
-/// A pod this young may not have its link yet: its plugin was at work when the agent was killed.
-const YOUNG: Duration = Duration::from_secs(120);
 
 /// Runs the agent; returns when it was told to end.
 pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
@@ -46,10 +44,12 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let _lock = lock(&settings.paths.socket)?;
+    takeover::refuse_while_served(&settings.paths.socket)?;
     let opened = Store::open(&settings.paths.checkpoint);
     let (mut store, mut found) = opened.inspect_err(|_| install::withdraw(&settings))?;
     let listener = listen(&settings.paths.socket)?;
-    prune(&mut store, &mut found);
+    let prefix = VethPrefix::new(settings.network.veth_prefix.as_str())?;
+    let doubtful = takeover::look(&mut store, &mut found, &prefix);
 
     let metrics = Metrics::default();
     let api = metrics.api.clone();
@@ -67,6 +67,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (to_owner, messages) = mpsc::channel(256);
     let mut config = Config::new(&settings, seed());
     config.patience = PATIENCE;
+    config.unwatched_until = found.unwatched_until;
     let mut owner = Owner::new(
         Pool::new(config),
         store,
@@ -76,12 +77,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     );
     owner.recover(found);
 
-    if !settings.network.external_snat {
-        tracing::warn!(
-            "AWS_VPC_K8S_CNI_EXTERNALSNAT is false, but translation on the node is not built yet: \
-             pods reach the VPC; what leaves it needs a NAT gateway"
-        );
-    }
+    takeover::tell_translation(settings.network.external_snat);
+    tokio::spawn(takeover::look_again(doubtful, to_owner.clone()));
     admin::start(&settings.admin, &to_owner).await;
     tokio::spawn(boot::run(
         Imds::from_env()?,
@@ -174,52 +171,6 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o660))
         .with_context(|| format!("mode of {}", path.display()))?;
     Ok(listener)
-}
-
-/// Recovered pods whose link is gone were deleted while no agent ran: their addresses are free.
-/// Whoever has no name, or is young, is kept.
-fn prune(store: &mut Store, found: &mut Recovered) {
-    let names = match links::names() {
-        Ok(names) => names,
-        Err(error) => {
-            tracing::warn!("links cannot be listed, so every recovered pod is kept: {error:#}");
-            return;
-        }
-    };
-    let now = Millis(0).after(
-        std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default(),
-    );
-    let gone: Vec<ipam::Allocation> = found
-        .allocations
-        .values()
-        .filter(|held| now.since(held.since) > YOUNG && !has_link(held, &names))
-        .cloned()
-        .collect();
-    for held in gone {
-        tracing::info!(key = %held.key, address = %held.address, "pod is gone, address released");
-        links::forget(held.address);
-        let (key, address) = (held.key, held.address);
-        found.allocations.remove(&key);
-        found.released.insert(address, now);
-        if let Err(error) = store.append(&Record::Released {
-            key,
-            address,
-            at: now,
-        }) {
-            tracing::error!("{error:#}");
-        }
-    }
-}
-
-fn has_link(held: &ipam::Allocation, names: &[LinkName]) -> bool {
-    if held.pod.namespace.is_empty() || held.pod.name.is_empty() {
-        return true;
-    }
-    let pod = nodenet::PodName::new(held.pod.namespace.as_str(), held.pod.name.as_str());
-    let hash = nodenet::layout::pod_hash(&pod, 0);
-    names.iter().any(|name| name.as_str().ends_with(&hash))
 }
 
 /// A start value that differs from node to node and from start to start.

@@ -185,6 +185,7 @@ fn state(pool: &Pool, settings: &Settings, voice: &Voice) -> Value {
         "coming": counts.coming,
         "waiting": counts.waiting,
     });
+    document["translation"] = crate::takeover::translation(settings.network.external_snat);
     document["interfaces"] = pool.enis().map(trouble).collect();
     document
 }

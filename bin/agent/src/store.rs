@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 
 const VERSION: &str = "vpc-cni-ipam/1";
 const OUR_VERSION: &str = "branchline-ipam/1";
+/// Who wrote a checkpoint: upstream ignores the field, and writes none.
+const WRITER: &str = "branchline";
 
 /// What a file holds is not usable, or a file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,8 @@ pub(crate) struct Recovered {
     pub(crate) allocations: BTreeMap<Key, Allocation>,
     pub(crate) released: BTreeMap<Ipv4Addr, Millis>,
     pub(crate) returned: BTreeMap<Ipv4Addr, Millis>,
+    /// When another agent last wrote the checkpoint, if the last one to write it was not ours.
+    pub(crate) unwatched_until: Option<Millis>,
 }
 
 /// The files, and whether the journal holds anything that the checkpoint does not.
@@ -136,6 +140,7 @@ impl Store {
             &self.checkpoint,
             &Checkpoint {
                 version: VERSION.to_owned(),
+                writer: Some(WRITER.to_owned()),
                 allocations,
             },
         )?;
@@ -189,6 +194,9 @@ fn read_checkpoint(path: &Path) -> Result<Recovered, Error> {
         source,
     })?;
     expect_version(path, checkpoint.version, VERSION)?;
+    if checkpoint.writer.as_deref() != Some(WRITER) {
+        found.unwatched_until = modified(path).and_then(since_epoch);
+    }
     for entry in checkpoint.allocations {
         let key = entry.key();
         let Some(address) = entry.ipv4 else {
@@ -241,9 +249,16 @@ fn read_ours(path: &Path, found: &mut Recovered) -> Result<(), Error> {
     Ok(())
 }
 
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).ok()?.modified().ok()
+}
+
+fn since_epoch(at: SystemTime) -> Option<Millis> {
+    Some(Millis(0).after(at.duration_since(SystemTime::UNIX_EPOCH).ok()?))
+}
+
 /// Not older than the checkpoint: an older one was written before somebody else wrote that.
 fn is_current(journal: &Path, checkpoint: &Path) -> bool {
-    let modified = |path: &Path| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
     match (modified(journal), modified(checkpoint)) {
         (Some(journal), Some(checkpoint)) => journal >= checkpoint,
         (journal, _) => journal.is_some(),
@@ -293,6 +308,8 @@ fn check_unique(path: &Path, found: &Recovered) -> Result<(), Error> {
 #[derive(Debug, Serialize, Deserialize)]
 struct Checkpoint {
     version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    writer: Option<String>,
     #[serde(default, deserialize_with = "null_is_empty")]
     allocations: Vec<Entry>,
 }
@@ -508,6 +525,21 @@ mod tests {
     }
 
     #[test]
+    fn what_another_agent_wrote_last_is_told_from_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ipam.json");
+        assert_eq!(open(&dir).unwrap().1.unwatched_until, None);
+        fs::write(&path, UPSTREAM).unwrap();
+        let (mut store, found) = open(&dir).unwrap();
+        let written = modified(&path).and_then(since_epoch);
+        assert!(written.is_some());
+        assert_eq!(found.unwatched_until, written);
+        let config = ipam::Config::new(&settings::Settings::default(), 1);
+        store.checkpoint(&Pool::new(config)).unwrap();
+        assert_eq!(open(&dir).unwrap().1.unwatched_until, None);
+    }
+
+    #[test]
     fn changes_survive_without_a_checkpoint_and_a_torn_last_line_does_not_matter() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("ipam.json"), UPSTREAM).unwrap();
@@ -586,6 +618,10 @@ mod tests {
             r#"{"version":"vpc-cni-ipam/1","allocations":null}"#,
         )
         .unwrap();
-        assert_eq!(open(&dir).unwrap().1, Recovered::default());
+        let expected = Recovered {
+            unwatched_until: modified(&dir.path().join("ipam.json")).and_then(since_epoch),
+            ..Recovered::default()
+        };
+        assert_eq!(open(&dir).unwrap().1, expected);
     }
 }

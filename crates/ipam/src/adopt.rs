@@ -336,9 +336,13 @@ fn insert_slot(pool: &mut Pool, id: &EniId, address: Ipv4Addr, now: Millis) {
         }
         other.slots.remove(&address);
     }
+    // What another agent released last nobody has written down: it may be this one.
+    let cooldown = pool.config.cooldown;
+    let unwatched = pool.config.unwatched_until;
+    let unwatched = unwatched.filter(|at| at.after(cooldown) > now);
     let state = match (pool.by_address.get(&address), pool.resting.remove(&address)) {
         (Some(key), _) => SlotState::Assigned(key.clone()),
-        (None, released) => SlotState::Free(released),
+        (None, released) => SlotState::Free(released.max(unwatched)),
     };
     let assigned_at = match &state {
         SlotState::Assigned(key) => pool.allocations.get(key).map(|a| a.since),

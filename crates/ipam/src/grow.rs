@@ -331,7 +331,14 @@ fn limit(pool: &Pool) -> Refusal {
 fn in_flight(pool: &Pool) -> String {
     let actions: std::collections::BTreeSet<&str> = pool.ops.values().map(Call::action).collect();
     if actions.is_empty() {
-        return "a retry".to_owned();
+        let rested = crate::allocate::resting(pool).min();
+        return rested.map_or_else(
+            || "a retry".to_owned(),
+            |at| {
+                let wait = at.since(pool.clock).as_secs() + 1;
+                format!("an address that was released lately and rests for {wait} s more")
+            },
+        );
     }
     actions.into_iter().collect::<Vec<_>>().join(", ")
 }

@@ -334,11 +334,28 @@ impl Pool {
         born + attached + assigned
     }
 
-    /// The stock that the targets are compared with.
+    /// Addresses that rest only since another agent may have released them a moment ago.
+    fn unwatched(&self) -> u32 {
+        let slots = self
+            .enis
+            .values()
+            .filter(|eni| eni.stage == Stage::Ready)
+            .flat_map(|eni| eni.slots.values());
+        let unwatched = |slot: &&Slot| {
+            let SlotState::Free(Some(at)) = slot.state else {
+                return false;
+            };
+            Some(at) == self.config.unwatched_until && !self.is_rested(slot)
+        };
+        len(slots.filter(unwatched).count())
+    }
+
+    /// The stock that the targets are compared with. To take a node over is no reason to grow: what
+    /// rests for that reason alone counts as there.
     pub(crate) fn stock(&self) -> Stock {
         let counts = self.counts();
         let coming = counts.coming;
-        let available = counts.available + coming;
+        let available = counts.available + coming + self.unwatched();
         Stock {
             total: counts.total + coming,
             available: available.saturating_sub(counts.waiting),

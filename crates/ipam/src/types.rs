@@ -151,6 +151,9 @@ pub struct Config {
     pub max_eni: Option<u32>,
     /// How long a released address rests.
     pub cooldown: Duration,
+    /// Until when another agent gave and took this node's addresses. It does not write down when it
+    /// took them back, so every address that is free when we start may be one of the last.
+    pub unwatched_until: Option<Millis>,
     /// How security groups travel.
     pub group_sync: GroupSync,
     /// Interfaces without our tag belong to the pool.
@@ -179,6 +182,7 @@ impl Config {
             warm: settings.warm,
             max_eni: settings.max_eni,
             cooldown: settings.cooldown,
+            unwatched_until: None,
             group_sync: settings.group_sync,
             manage_untagged: settings.manage_untagged,
             leaked_eni_cleanup: settings.leaked_eni_cleanup,

@@ -78,8 +78,8 @@ impl Pool {
                 reason: reason.to_owned(),
             });
         }
-        let stock = self.stock();
-        if stock.available > 0 {
+        let counts = self.counts();
+        if counts.available > counts.waiting {
             return None;
         }
         match grow::outlook(self, self.clock) {

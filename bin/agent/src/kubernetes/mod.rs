@@ -12,6 +12,7 @@ mod post;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ipam::{Call, Failure, Millis, Pod, Pool, Refusal};
 use serde_json::{Value, json};
@@ -28,6 +29,9 @@ use post::{Client, Post, Writer};
 const TYPE: &str = "PodNetworkReady";
 /// Posts that wait for the API server; more are dropped, and counted.
 const WAITING_POSTS: usize = 256;
+
+/// A start takes well under a second; only after this is "not ready" a condition of the node.
+const STARTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// A right that the agent uses, as RBAC names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,6 +95,7 @@ struct On {
     condition: watch::Sender<Option<Condition>>,
     notes: Notes,
     gate: Gate,
+    began: Millis,
     annotate: bool,
     connected: bool,
     cordoned: bool,
@@ -181,9 +186,11 @@ impl Voice {
     /// Compares the node's condition with the pool.
     /// `not_installed`: why the runtime does not know the plugin.
     pub(crate) fn look(&mut self, pool: &Pool, not_installed: Option<&str>, now: Millis) {
-        if let Some(on) = &mut self.on
-            && let Some(condition) = on.gate.pass(Condition::of(pool, not_installed), now)
-        {
+        let Some(on) = &mut self.on else { return };
+        if pool.not_ready().is_some() && now.since(on.began) < STARTS_WITHIN {
+            return;
+        }
+        if let Some(condition) = on.gate.pass(Condition::of(pool, not_installed), now) {
             on.condition.send_replace(Some(condition));
         }
     }
@@ -261,6 +268,7 @@ impl On {
             condition,
             notes: Notes::new(now),
             gate: Gate::default(),
+            began: now,
             annotate: settings.kubernetes.annotate_pod_ip,
             connected: false,
             cordoned: false,

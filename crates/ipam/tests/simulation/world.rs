@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipam::{
-    Allocation, Answer, Call, ClientToken, Config, Effect, Event, Failure, Key, Millis, NodeFacts,
-    OpId, Pod, Pool, Record, Refusal, Reply, Ticket, step,
+    Allocation, Answer, Call, ClientToken, Config, Effect, Eni, Event, Failure, Key, Millis,
+    NodeFacts, OpId, Pod, Pool, Record, Refusal, Reply, Ticket, step,
 };
 use vpc::facts::{EniId, SgId};
 
@@ -105,9 +105,10 @@ impl World {
         self.feed(Event::Cordoned(cordoned));
     }
 
-    /// Interfaces in service or coming that are to be removed.
+    /// Attached interfaces that are to be removed. One that EC2 refuses to attach goes from nowhere.
     fn leaving(&self) -> BTreeSet<EniId> {
-        let leaving = self.pool.enis().filter(|eni| eni.stage.is_leaving());
+        let leaves = |eni: &&Eni| eni.stage.is_leaving() && eni.attachment.is_some();
+        let leaving = self.pool.enis().filter(leaves);
         leaving.map(|eni| eni.id.clone()).collect()
     }
 
@@ -403,11 +404,19 @@ impl World {
         self.open.clear();
         let mut config = self.config.clone();
         config.seed = self.rng.next();
+        // It was another agent, which records only what is in use, and when it last changed that.
+        // What it gave back to EC2 is taken to have gone long ago.
+        let other = self.rng.chance(30);
+        config.unwatched_until = self.released.values().max().copied().filter(|_| other);
         self.pool = Pool::new(config);
-        let allocations = self.ledger.values().cloned().collect();
+        let released = if other {
+            BTreeMap::new()
+        } else {
+            self.released.clone()
+        };
         self.feed(Event::Recovered {
-            allocations,
-            released: self.released.clone(),
+            allocations: self.ledger.values().cloned().collect(),
+            released,
             returned: self.returned.clone(),
         });
         self.feed(Event::Cordoned(self.cordoned));
