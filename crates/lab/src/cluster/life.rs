@@ -46,6 +46,8 @@ struct Cluster {
     _webhook: Webhook,
     /// The port of the machine, unless the endpoint is private.
     forward: Option<Forward>,
+    /// The last such port: kubeconfigs name it.
+    port: Option<u16>,
     /// Generations of the add-ons as they were installed last; 0 is the default one.
     installed: BTreeMap<&'static str, u64>,
 }
@@ -145,6 +147,7 @@ async fn begin(shared: &Shared, view: &ClusterView) -> Result<Cluster, Error> {
     shared
         .joinable
         .send_modify(|all| drop(all.insert(name.clone(), Arc::new(joining))));
+    tracing::info!(cluster = name, "a control plane is ready");
     Ok(Cluster {
         plane,
         around: Surroundings {
@@ -159,6 +162,7 @@ async fn begin(shared: &Shared, view: &ClusterView) -> Result<Cluster, Error> {
         tools,
         _webhook: webhook,
         forward: None,
+        port: None,
         installed: BTreeMap::new(),
     })
 }
@@ -262,7 +266,7 @@ fn group_of(policy: &str) -> Option<&'static str> {
 /// Brings a cluster to what EKS says about it now.
 async fn follow(shared: &Shared, cluster: &mut Cluster, view: &ClusterView) -> Result<(), Error> {
     publish(shared, cluster, view).await?;
-    let own = !shared.furnished.contains(&view.name);
+    let own = !shared.furnished().contains(&view.name);
     for name in addons::NAMES {
         let wanted = view.addons.iter().find(|a| a.name == name);
         if own || wanted.is_some() {
@@ -289,7 +293,8 @@ async fn follow(shared: &Shared, cluster: &mut Cluster, view: &ClusterView) -> R
 async fn publish(shared: &Shared, cluster: &mut Cluster, view: &ClusterView) -> Result<(), Error> {
     match (&cluster.forward, view.public_access) {
         (None, true) => {
-            let forward = forward(cluster.plane.netns(), API_PORT).await?;
+            let forward = forward(cluster.plane.netns(), API_PORT, cluster.port).await?;
+            cluster.port = Some(forward.port);
             cluster.forward = Some(forward);
         }
         (Some(_), false) => cluster.forward = None,
@@ -387,6 +392,9 @@ async fn end(
         .send_modify(|s| drop(s.clusters.remove(cluster)));
     shared.set_context(cluster, None)?;
     shared.hosts.send_modify(|hosts| drop(hosts.remove(host)));
+    // The next one of this name is somebody else's.
+    shared.furnished().remove(cluster);
+    tracing::info!(cluster, "a cluster ended");
     let Some(plane) = plane.and_then(Arc::into_inner) else {
         return Ok(());
     };

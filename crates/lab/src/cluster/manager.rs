@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -39,7 +39,7 @@ pub(super) struct Shared {
     pub(super) state: watch::Sender<State>,
     pub(super) stop: Stop,
     /// Clusters whose add-ons somebody brings through EKS: they get none by themselves.
-    pub(super) furnished: Arc<BTreeSet<String>>,
+    furnished: Arc<Mutex<BTreeSet<String>>>,
     contexts: Arc<Mutex<BTreeMap<String, Context>>>,
 }
 
@@ -47,6 +47,12 @@ impl Shared {
     /// The programs of Kubernetes.
     pub(super) fn binaries(&self) -> Result<Binaries, Error> {
         Binaries::find(self.kubernetes.as_deref(), &self.program)
+    }
+
+    pub(super) fn furnished(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.furnished
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a cluster into the user's kubeconfig, or takes it out.
@@ -104,7 +110,7 @@ impl Manager {
             joinable: tell.joinable,
             state: tell.state,
             stop: Stop::default(),
-            furnished: Arc::new(furnished),
+            furnished: Arc::new(Mutex::new(furnished)),
             contexts: Arc::default(),
         };
         Self {

@@ -29,12 +29,20 @@ impl Drop for Forward {
     }
 }
 
-/// Forwards a free port to `inner` on the loopback behind a pinned namespace.
-pub(crate) async fn forward(netns: &Path, inner: u16) -> Result<Forward, Error> {
+/// Forwards a port to `inner` on the loopback behind a pinned namespace: `wanted` if it is free, else
+/// any.
+pub(crate) async fn forward(
+    netns: &Path,
+    inner: u16,
+    wanted: Option<u16>,
+) -> Result<Forward, Error> {
     let netns = NetNs::open(netns)?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .await
-        .doing("open a port")?;
+    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    let listener = match bind(wanted.unwrap_or(0)).await {
+        Err(_) if wanted.is_some() => bind(0).await,
+        first => first,
+    };
+    let listener = listener.doing("open a port")?;
     let port = listener.local_addr().doing("read a port's number")?.port();
     let task = tokio::spawn(async move {
         loop {

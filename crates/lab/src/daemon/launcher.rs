@@ -53,8 +53,11 @@ pub(super) struct Plan {
 
 struct Launched {
     node: Node,
+    dns_name: String,
     /// The cluster that it is to join.
     cluster: Option<String>,
+    /// The port that its introspection had before it was off.
+    port: Option<u16>,
     /// What makes it a member of its cluster.
     joining: Option<Task>,
     /// Its links are there once the fabric has followed this version.
@@ -63,6 +66,15 @@ struct Launched {
     forward: Option<Forward>,
     /// Unplugged since this version: ends when the fabric has followed.
     leaving: Option<u64>,
+}
+
+/// What a node that is off keeps, besides its disk.
+struct Off {
+    name: String,
+    dns_name: String,
+    cluster: Option<String>,
+    /// The port behind which its introspection answers.
+    port: Option<u16>,
 }
 
 /// The first process of a node has ended: its instance and its number.
@@ -76,8 +88,8 @@ pub(super) struct Launcher {
     fabric: Handle,
     outcomes: mpsc::UnboundedReceiver<Outcome>,
     nodes: BTreeMap<String, Launched>,
-    /// Nodes that are off and may come back: they keep their names and disks.
-    off: BTreeMap<String, String>,
+    /// Nodes that are off and may come back, by their instance.
+    off: BTreeMap<String, Off>,
     exits: (mpsc::UnboundedSender<Exit>, mpsc::UnboundedReceiver<Exit>),
     /// Instances whose node failed to start, so that it is tried once.
     broken: BTreeSet<String>,
@@ -218,7 +230,8 @@ impl Launcher {
 
     async fn launch(&mut self, id: &str, instance: &Instance, desired: &vpcsim::Desired) {
         let name = self.name_of(id, instance);
-        let back = self.off.remove(id).is_some();
+        let back = self.off.remove(id);
+        let port = back.as_ref().and_then(|off| off.port);
         let hostname = match instance.private_dns_name.as_str() {
             "" => name.clone(),
             dns_name => dns_name.to_owned(),
@@ -234,7 +247,7 @@ impl Launcher {
         };
         let (place, cgroups) = (self.plan.place.clone(), self.cgroups.clone());
         let start = move || {
-            if !back {
+            if back.is_none() {
                 teardown::remove_dir(&place.node_disk(&boot.name))?;
             }
             Node::boot(&place, &cgroups, &boot)
@@ -248,7 +261,9 @@ impl Launcher {
                 tracing::info!(instance = id, node = name, ?cluster, "node started");
                 let launched = Launched {
                     node,
+                    dns_name: instance.private_dns_name.clone(),
                     cluster,
+                    port,
                     joining: None,
                     since: desired.version,
                     plugged: false,
@@ -310,29 +325,30 @@ impl Launcher {
         }
     }
 
-    /// Disks of instances that will not come back.
+    /// Instances that will not come back lose their disk, and their cluster its Node.
     async fn forget_terminated(&mut self, desired: &vpcsim::Desired) {
         let gone = |id: &String| !may_return(desired, id);
         let ids: Vec<String> = self.off.keys().filter(|id| gone(id)).cloned().collect();
         for id in ids {
-            if let Some(name) = self.off.remove(&id) {
-                self.remove_disk(&name).await;
+            let Some(off) = self.off.remove(&id) else {
+                continue;
+            };
+            let (name, disk) = (off.name, self.plan.place.node_disk(&off.name));
+            if let Err(error) = blocking(move || teardown::remove_dir(&disk)).await {
+                tracing::error!(node = name, %error, "cannot remove a node's disk");
             }
-        }
-    }
-
-    async fn remove_disk(&self, name: &str) {
-        let disk = self.plan.place.node_disk(name);
-        if let Err(error) = blocking(move || teardown::remove_dir(&disk)).await {
-            tracing::error!(node = name, %error, "cannot remove a node's disk");
+            let joining = |cluster| self.plan.joinable.borrow().get(&cluster).cloned();
+            if let Some(joining) = off.cluster.and_then(joining) {
+                tokio::spawn(member::forget(joining, off.dns_name));
+            }
         }
     }
 
     /// The name that it had before it was off; else the `Name` tag where it can be a name and is
     /// free, else the private DNS name's first label, else the instance's id.
     fn name_of(&self, id: &str, instance: &Instance) -> String {
-        if let Some(name) = self.off.get(id) {
-            return name.clone();
+        if let Some(off) = self.off.get(id) {
+            return off.name.clone();
         }
         let tag = instance
             .tags
@@ -348,7 +364,7 @@ impl Launcher {
             crate::topology::is_host_name(name)
                 && !self.plan.hosts.borrow().contains_key(name)
                 && !self.nodes.values().any(|n| n.node.name() == name)
-                && !self.off.values().any(|n| n == name)
+                && !self.off.values().any(|off| off.name == name)
         };
         [tag, label]
             .into_iter()
@@ -423,12 +439,7 @@ impl Launcher {
             .map(|(id, _)| id.clone())
             .collect();
         for id in &ids {
-            let Some(launched) = self.nodes.remove(id) else {
-                continue;
-            };
-            let name = launched.node.name().to_owned();
-            self.end(launched).await;
-            self.off.insert(id.clone(), name);
+            self.end(id).await;
         }
         self.broken.clear();
         if let Ok(desired) = self.sim.desired() {
@@ -440,30 +451,30 @@ impl Launcher {
 
     /// Tells the daemon which nodes there are: those whose links are there, and those that are off.
     fn publish(&self, desired: &vpcsim::Desired) {
-        let node = |id: &String, introspection| {
-            let instance = desired
-                .world
-                .instances
-                .values()
-                .find(|i| i.id.as_str() == id);
-            NodeState {
-                instance: id.clone(),
-                dns_name: instance.map_or_else(String::new, |i| i.private_dns_name.clone()),
-                cluster: instance.and_then(member::cluster_of),
-                address: member::address(desired, id),
-                introspection,
-            }
-        };
         let there = |n: &Launched| n.plugged && n.leaving.is_none();
         let staying = self.nodes.iter().filter(|(_, n)| there(n));
-        let port = |n: &Launched| n.forward.as_ref().map(|f| f.port);
-        let nodes: BTreeMap<String, NodeState> = staying
-            .map(|(id, n)| (n.node.name().to_owned(), node(id, port(n))))
-            .collect();
-        let off = self.off.iter();
-        let stopped: BTreeMap<String, NodeState> = off
-            .map(|(id, name)| (name.clone(), node(id, None)))
-            .collect();
+        let running = staying.map(|(id, n)| {
+            let state = NodeState {
+                instance: id.clone(),
+                dns_name: n.dns_name.clone(),
+                cluster: n.cluster.clone(),
+                address: member::address(desired, id),
+                introspection: n.forward.as_ref().map(|f| f.port),
+            };
+            (n.node.name().to_owned(), state)
+        });
+        let nodes: BTreeMap<String, NodeState> = running.collect();
+        let off = self.off.iter().map(|(id, off)| {
+            let state = NodeState {
+                instance: id.clone(),
+                dns_name: off.dns_name.clone(),
+                cluster: off.cluster.clone(),
+                address: member::address(desired, id),
+                introspection: None,
+            };
+            (off.name.clone(), state)
+        });
+        let stopped: BTreeMap<String, NodeState> = off.collect();
         self.state.send_if_modified(|s| {
             let differs = s.nodes != nodes || s.stopped != stopped;
             (s.nodes, s.stopped) = (nodes, stopped);
@@ -485,7 +496,7 @@ fn may_return(desired: &vpcsim::Desired, id: &str) -> bool {
 }
 
 async fn introspect(launched: &mut Launched) -> Result<(), Error> {
-    launched.forward = Some(forward(launched.node.netns(), INTROSPECTION).await?);
+    launched.forward = Some(forward(launched.node.netns(), INTROSPECTION, launched.port).await?);
     Ok(())
 }
 
