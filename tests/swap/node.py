@@ -144,6 +144,9 @@ class Node:
             for file in files:
                 assert file.exists(), f"{file} is not built: scripts/upstream.sh, make debug"
                 shutil.copy(file, folder)
+            # For those who put this directory first on the container's PATH.
+            (folder / "legacy").mkdir()
+            (folder / "legacy/iptables").symlink_to("/usr/sbin/iptables-legacy")
         return folder
 
     def start(self, side, ready=True, **changes):
@@ -224,6 +227,16 @@ class Node:
         assert text["version"] == "vpc-cni-ipam/1", text
         return {a["metadata"]["k8sPodName"]: a["ipv4"] for a in text["allocations"] or []}
 
+    def saved(self, pods):
+        """Until the file says so: ours writes it within two seconds, and keeps a journal until then."""
+        until(5, f"the checkpoint lists {pods}", lambda: self.checkpoint() == pods)
+
+    def age_checkpoint(self):
+        """Makes the file's pods ten minutes older. No agent runs."""
+        self.inside(sys.executable, "-c", "import json; p = '/run/aws-node/ipam.json'; c = json.load(open(p))\n"
+                    "for a in c['allocations']: a['allocationTimestamp'] -= 600 * 10**9\n"
+                    "json.dump(c, open(p, 'w'))")
+
     # pods
 
     def pods(self):
@@ -267,6 +280,14 @@ class Node:
 
     def network(self):
         return sorted(self.inside("sh", "-c", NETWORK).stdout.splitlines())
+
+    def settled(self):
+        """The network, once two looks at it agree: new links get their IPv6 addresses in a second or two."""
+        last = None
+        while (now := self.network()) != last:
+            last = now
+            time.sleep(1)
+        return now
 
     def interfaces(self):
         """The node's interfaces and every one that aws-node made, as EC2 has them."""

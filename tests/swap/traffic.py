@@ -45,15 +45,30 @@ class Stream:
         self.longest, self.broke, self.refused = 0.0, "", ""
 
     async def run(self, end):
+        try:
+            reader, writer = await self.connect_first()
+        except (OSError, asyncio.TimeoutError) as error:
+            self.broke = f"{type(error).__name__}: {error}"
+            return
         news = asyncio.create_task(self.connect_anew(end))
         try:
-            await self.exchange(end)
+            await self.exchange(reader, writer, end)
         except (OSError, EOFError, asyncio.TimeoutError) as error:
             self.broke = f"{type(error).__name__}: {error}"
         await news
 
-    async def exchange(self, end):
-        reader, writer = await asyncio.wait_for(asyncio.open_connection(self.host, self.port), PATIENCE)
+    async def connect_first(self):
+        """The other side may have started a moment ago, and not listen yet."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return await asyncio.wait_for(asyncio.open_connection(self.host, self.port), PATIENCE)
+            except ConnectionRefusedError:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.1)
+
+    async def exchange(self, reader, writer, end):
         reading = asyncio.create_task(self.compare(reader))
         while not end.is_set() and not reading.done():
             writer.write(block(self.sent))

@@ -11,7 +11,7 @@ use netlink_packet_core::NLM_F_DUMP;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use rustix::io::Errno;
 
-use crate::netlink::{Channel, Request};
+use crate::netlink::{Attributes, Channel, Request};
 use crate::{Error, NetNs, Result};
 
 /// NFNL_SUBSYS_CTNETLINK, the high byte of the message type.
@@ -28,8 +28,6 @@ const ZONE: u16 = 18;
 const TUPLE_IP: u16 = 1;
 const IP_V4_SRC: u16 = 1;
 const IP_V4_DST: u16 = 2;
-/// NLA_TYPE_MASK: the low bits of an attribute's type.
-const TYPE: u16 = 0x3fff;
 /// `struct nfgenmsg`: family AF_INET, version 0, resource 0.
 const IPV4: [u8; 4] = [2, 0, 0, 0];
 
@@ -87,21 +85,4 @@ fn deletion(connection: &[u8]) -> Request {
         }
     }
     Request::raw("conntrack delete".to_owned(), DELETE, 0, &payload)
-}
-
-/// The attributes in a piece of a message: type, value, and both with their header.
-struct Attributes<'a>(&'a [u8]);
-
-impl<'a> Iterator for Attributes<'a> {
-    type Item = (u16, &'a [u8], &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let head: [u8; 4] = self.0.get(..4)?.try_into().ok()?;
-        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
-        let kind = u16::from_ne_bytes([head[2], head[3]]) & TYPE;
-        let whole = self.0.get(..length)?;
-        let value = whole.get(4..)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value, whole))
-    }
 }

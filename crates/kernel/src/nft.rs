@@ -7,8 +7,11 @@
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
 
+use netlink_packet_core::NLM_F_DUMP;
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use serde::Deserialize;
 
+use crate::netlink::{Attributes, Channel, Reply, Request};
 use crate::{Error, NetNs, Result};
 
 /// What `nft` lists, by sort of object.
@@ -70,6 +73,43 @@ pub struct Rule {
     #[serde(default)]
     pub expr: Vec<serde_json::Value>,
 }
+
+/// A chain's place, without what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChainName {
+    /// Name of its table.
+    pub table: String,
+    /// Its own name.
+    pub chain: String,
+}
+
+/// The IPv4 chains of the calling thread's namespace. Asked of the kernel itself: an agent's image
+/// need not hold `nft`. What `iptables-nft` made is among them, what `iptables-legacy` made is not.
+pub fn chains() -> Result<Vec<ChainName>> {
+    let mut channel = Channel::open(NETLINK_NETFILTER)?;
+    let list = Request::raw("list nft chains".to_owned(), GET_CHAIN, NLM_F_DUMP, &IPV4);
+    let replies = channel.dump("nft chains", &list)?;
+    let name = |reply: &Reply| {
+        let text = |wanted: u16| {
+            let value = Attributes(reply.payload.get(IPV4.len()..)?)
+                .find_map(|(kind, value, _)| (kind == wanted).then_some(value))?;
+            let text = value.strip_suffix(&[0]).unwrap_or(value);
+            Some(String::from_utf8_lossy(text).into_owned())
+        };
+        Some(ChainName {
+            table: text(CHAIN_TABLE)?,
+            chain: text(CHAIN_NAME)?,
+        })
+    };
+    Ok(replies.iter().filter_map(name).collect())
+}
+
+/// NFNL_SUBSYS_NFTABLES and NFT_MSG_GETCHAIN; attributes of a chain (nf_tables.h).
+const GET_CHAIN: u16 = (10 << 8) | 4;
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+/// `struct nfgenmsg`: family AF_INET, version 0, resource 0.
+const IPV4: [u8; 4] = [2, 0, 0, 0];
 
 /// Applies a text in a namespace, all of it or nothing.
 pub fn apply(ns: &NetNs, text: &str) -> Result<()> {

@@ -54,6 +54,26 @@ fn a_text_is_applied_whole_or_not_at_all() {
 }
 
 #[test]
+fn chains_are_listed_without_the_program() {
+    if !may_run("nft") {
+        return;
+    }
+    let ns = NetNs::create().unwrap();
+    assert_eq!(ns.run(nft::chains).unwrap().unwrap(), []);
+    nft::apply(
+        &ns,
+        "table ip nat {\n chain AWS-SNAT-CHAIN-0 {\n }\n}\ntable ip6 other {\n chain c {\n }\n}\n",
+    )
+    .unwrap();
+    let found = ns.run(nft::chains).unwrap().unwrap();
+    let expected = nft::ChainName {
+        table: "nat".into(),
+        chain: "AWS-SNAT-CHAIN-0".into(),
+    };
+    assert_eq!(found, [expected]);
+}
+
+#[test]
 fn connections_of_an_address_are_forgotten_and_others_kept() {
     if !may_run("conntrack") {
         return;

@@ -9,6 +9,7 @@
 //! A socket belongs to the namespace that it was opened in and may be used from any thread.
 
 mod addr;
+mod attributes;
 mod batch;
 mod engine;
 mod link;
@@ -16,8 +17,9 @@ mod neigh;
 mod route;
 mod rule;
 
+pub(crate) use attributes::Attributes;
 pub use batch::Batch;
 pub use engine::Socket;
-pub(crate) use engine::{Channel, Request};
+pub(crate) use engine::{Channel, Reply, Request};
 pub use link::{LinkEnd, LinkState};
 pub use route::{RouteAnswer, RouteQuery};
