@@ -11,6 +11,8 @@ Shell lines see the lab as a user does, after `eval "$(branchline lab env)"`, an
     eni NODE DEVICE     the id of a node's network interface at a device index
     sg NAME             the id of a security group
     groups ENI          the ids of the groups on an interface
+    cluster_sg CLUSTER  the id of a cluster's own security group
+    node NODE           a node's Kubernetes name
 
 `change` sets single values of the topology (`nodes[0].type: m5.large`) before it is brought up.
 
@@ -31,6 +33,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = ROOT / "scenarios"
 BIN = Path(os.environ.get("BRANCHLINE_BIN", ROOT / "target" / "debug")).resolve()
+KUBERNETES = BIN.parent / "kubernetes" / "bin"
 VENV = Path(sys.executable).parent
 LAB = f"scenario-{os.getpid()}"
 STEP_TIMEOUT = 90
@@ -47,6 +50,9 @@ sg() { aws ec2 describe-security-groups --output text --filters "Name=group-name
   --query 'SecurityGroups[].GroupId'; }
 groups() { aws ec2 describe-network-interfaces --output text --network-interface-ids "$1" \
   --query 'NetworkInterfaces[].Groups[].GroupId'; }
+cluster_sg() { aws eks describe-cluster --name "$1" --output text \
+  --query cluster.resourcesVpcConfig.clusterSecurityGroupId; }
+node() { kubectl get nodes -o name | grep -F "node/$1." | cut -d/ -f2; }
 """
 
 
@@ -56,7 +62,7 @@ class Failed(Exception):
 
 def environment():
     env = dict(os.environ)
-    env["PATH"] = f"{BIN}:{VENV}:{env['PATH']}"
+    env["PATH"] = f"{BIN}:{KUBERNETES}:{VENV}:{env['PATH']}"
     env["BRANCHLINE_LAB"] = LAB
     return env
 

@@ -1,5 +1,6 @@
 //! Clusters, their add-ons and node groups, through the EKS API.
 
+use ec2::eks;
 use ec2::eks::{
     AccessConfig, Client, CreateAddonRequest, CreateClusterRequest, CreateNodegroupRequest,
     KubernetesNetworkConfigRequest, LaunchTemplateSpecification, NodegroupScalingConfig, Operation,
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Builder, id, named, said};
 use crate::error::Error;
-use crate::topology::{Cluster, Nodegroup, Ref};
+use crate::topology::{Cluster, Nodegroup, Ref, Taint};
 
 /// The role of every control plane.
 const CLUSTER_ROLE: &str = "branchline-cluster";
@@ -134,6 +135,7 @@ impl Builder<'_> {
             node_role: self.eks.role(super::instance::NODE_ROLE),
             instance_types: vec![group.instance_type.clone()],
             labels: group.labels.clone(),
+            taints: group.taints.iter().map(taint).collect(),
             scaling_config: Some(NodegroupScalingConfig {
                 min_size: Some(0),
                 // The greatest that EKS takes by default.
@@ -175,6 +177,14 @@ impl Builder<'_> {
 }
 
 /// The three add-ons with what the topology says about each.
+fn taint(taint: &Taint) -> eks::Taint {
+    eks::Taint {
+        key: Some(taint.key.clone()),
+        value: taint.value.clone(),
+        effect: Some(taint.effect.eks().to_owned()),
+    }
+}
+
 fn configurations(cluster: &Cluster) -> [(&'static str, Option<Value>); 3] {
     let given =
         |values: &Option<serde_saphyr::Spanned<Value>>| values.as_ref().map(|v| v.value.clone());

@@ -47,7 +47,9 @@ pub(super) fn install(
         }
         "coredns" => {
             let replicas = configuration["replicaCount"].as_u64().unwrap_or(2);
-            tools.apply(&manifests::coredns(around.dns, replicas, &around.version))
+            let selector = &configuration["nodeSelector"];
+            let objects = manifests::coredns(around.dns, replicas, selector, &around.version);
+            tools.apply(&objects)
         }
         other => Err(Error::NotFound {
             what: "add-on",

@@ -53,10 +53,21 @@ pub(super) fn kube_proxy(server: &str, mode: &str, version: &str) -> String {
     fill(KUBE_PROXY, &values)
 }
 
-/// CoreDNS at its address.
-pub(super) fn coredns(address: Ipv4Addr, replicas: u64, version: &str) -> String {
+/// CoreDNS at its address, on the nodes that `selector` (labels and their values) chooses.
+pub(super) fn coredns(
+    address: Ipv4Addr,
+    replicas: u64,
+    selector: &serde_json::Value,
+    version: &str,
+) -> String {
+    // JSON is YAML.
+    let selector = selector.as_object().cloned().unwrap_or_default();
     let values = [
         ("DNS", address.to_string()),
+        (
+            "NODE_SELECTOR",
+            serde_json::Value::from(selector).to_string(),
+        ),
         ("REPLICAS", replicas.to_string()),
         ("IMAGE", coredns_image(version)),
     ];

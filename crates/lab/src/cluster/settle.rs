@@ -72,7 +72,7 @@ fn nodes_are_ready(api: &Api, wanted: usize) -> Result<(), String> {
         if ready.is_none_or(|c| c["status"] != "True") {
             let why = ready.map_or("no condition Ready", |c| text(&c["message"]));
             waiting.push(format!("{name} is not Ready: {why}"));
-        } else if let Some(taint) = node["spec"]["taints"].as_array().and_then(|t| t.first()) {
+        } else if let Some(taint) = passing_taint(node) {
             waiting.push(format!("{name} is tainted {}", text(&taint["key"])));
         }
     }
@@ -84,6 +84,14 @@ fn nodes_are_ready(api: &Api, wanted: usize) -> Result<(), String> {
         "{there} of {wanted} nodes ready ({})",
         waiting.join("; ")
     ))
+}
+
+/// A taint that Kubernetes itself put there and takes away when the node is ready. Those of a node
+/// group stay.
+fn passing_taint(node: &Value) -> Option<&Value> {
+    let taints = node["spec"]["taints"].as_array()?;
+    let passes = |t: &&Value| text(&t["key"]).starts_with("node.kubernetes.io/");
+    taints.iter().find(passes)
 }
 
 fn rolled_out(api: &Api, name: &str) -> Result<(), String> {

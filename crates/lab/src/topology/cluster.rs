@@ -90,6 +90,44 @@ pub struct Nodegroup {
     /// Labels of its Kubernetes nodes.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Taints of its Kubernetes nodes.
+    #[serde(default)]
+    pub taints: Vec<Taint>,
+}
+
+/// A taint of a node group's Kubernetes nodes.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Taint {
+    /// Its key.
+    pub key: String,
+    /// Its value; none when left out.
+    pub value: Option<String>,
+    /// What it does to pods that do not tolerate it.
+    pub effect: TaintEffect,
+}
+
+/// What a taint does, in Kubernetes' words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum TaintEffect {
+    /// New pods stay away.
+    NoSchedule,
+    /// New pods stay away if they can.
+    PreferNoSchedule,
+    /// Pods that are there leave too.
+    NoExecute,
+}
+
+impl TaintEffect {
+    /// In EKS's words.
+    #[must_use]
+    pub fn eks(self) -> &'static str {
+        match self {
+            Self::NoSchedule => "NO_SCHEDULE",
+            Self::PreferNoSchedule => "PREFER_NO_SCHEDULE",
+            Self::NoExecute => "NO_EXECUTE",
+        }
+    }
 }
 
 /// Configuration of a cluster's add-ons, in the form of `aws eks create-addon
@@ -99,7 +137,7 @@ pub struct Nodegroup {
 pub struct Addons {
     /// Values of the chart `aws-vpc-cni`.
     pub vpc_cni: Option<Spanned<serde_json::Value>>,
-    /// Values of CoreDNS: `replicaCount`.
+    /// Values of CoreDNS: `replicaCount`, `nodeSelector`.
     pub coredns: Option<Spanned<serde_json::Value>>,
     /// Values of kube-proxy: `mode`.
     pub kube_proxy: Option<Spanned<serde_json::Value>>,

@@ -15,7 +15,7 @@ mod listener;
 mod rule;
 
 pub(crate) use check::is_host_name;
-pub use cluster::{Addons, Cluster, Nodegroup, ProxyMode};
+pub use cluster::{Addons, Cluster, Nodegroup, ProxyMode, Taint, TaintEffect};
 pub use listener::{Answers, Listener, ListenerError};
 pub use rule::{AclAction, AclEntry, Peer, PortRange, Proto, Rule, RuleError};
 
