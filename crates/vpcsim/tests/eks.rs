@@ -367,7 +367,8 @@ async fn a_group_that_something_uses_outlives_its_cluster() {
         .await
         .unwrap()
         .cluster;
-    assert_eq!(deleted.health.issues[0].resource_ids, [group.clone()]);
+    let named = &deleted.health.issues[0].resource_ids;
+    assert_eq!(named, std::slice::from_ref(&group));
     assert!(
         lab.sim
             .desired()

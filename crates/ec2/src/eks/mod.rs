@@ -11,6 +11,7 @@ mod requests;
 mod sts;
 pub mod token;
 mod types;
+mod unbuilt;
 mod wire;
 
 pub use client::Client;

@@ -14,7 +14,9 @@ use crate::store::{State, Target};
 
 /// Whether a subnet's routes lead to an internet gateway.
 fn is_public(state: &State, id: SubnetId) -> bool {
-    let subnet = &state.subnets[&id];
+    let Some(subnet) = state.subnets.get(&id) else {
+        return false;
+    };
     let main = || state.vpcs[&subnet.vpc].main_route_table;
     let table = subnet.route_table.map_or_else(main, |(_, table)| table);
     let mut targets = state
@@ -31,7 +33,7 @@ fn subnets(state: &State, cluster: &Cluster, texts: &[String]) -> ApiResult<Vec<
             .subnets
             .iter()
             .copied()
-            .filter(|s| !is_public(state, *s))
+            .filter(|s| state.subnets.contains_key(s) && !is_public(state, *s))
             .collect();
         return match private.is_empty() {
             true => Err(invalid(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use aws_credential_types::Credentials;
 use ec2::eks::token::{Token, TokenError};
 use ec2::eks::{CallerIdentity, Operation};
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::actions::{self, EksAction};
@@ -13,7 +14,7 @@ use super::users::{self, KubernetesUser};
 use super::view::ClusterView;
 use crate::actions::{Caller, Context};
 use crate::error::ApiResult;
-use crate::shell::Sim;
+use crate::shell::{Core, Sim};
 
 /// The clusters of a [`Sim`]. Cheap to clone.
 #[derive(Clone)]
@@ -42,7 +43,7 @@ impl Eks {
     pub async fn call<A: EksAction>(&self, request: &A) -> ApiResult<<A as Operation>::Output> {
         let now = Sim::now();
         let caller = Caller::root(&self.sim.account());
-        let run = |core: &mut crate::shell::Core| {
+        let run = |core: &mut Core| {
             let mut cx = Context {
                 state: &mut core.state,
                 caller: &caller,
@@ -70,9 +71,7 @@ impl Eks {
         ca_pem_base64: &str,
     ) -> ApiResult<()> {
         let now = Sim::now();
-        let set = |core: &mut crate::shell::Core| {
-            report::active(&mut core.state, name, endpoint, ca_pem_base64)
-        };
+        let set = |core: &mut Core| report::active(&mut core.state, name, endpoint, ca_pem_base64);
         self.sim.mutate(now, set).map(drop)
     }
 
@@ -100,7 +99,7 @@ impl Eks {
         outcome: Result<(), String>,
     ) -> ApiResult<()> {
         let now = Sim::now();
-        let set = |core: &mut crate::shell::Core| {
+        let set = |core: &mut Core| {
             report::addon(&mut core.state, cluster, addon, generation, outcome, now)
         };
         self.sim.mutate(now, set).map(drop)
@@ -116,49 +115,8 @@ impl Eks {
         let now = Sim::now();
         let token: Token = token.parse()?;
         token.check_time(now)?;
-        self.sim.read(now, |core| {
-            if !core.state.eks.clusters.contains_key(cluster) {
-                return Err(TokenError::UnknownCluster {
-                    cluster: cluster.to_owned(),
-                });
-            }
-            let access_key = token.access_key.clone();
-            let unknown = TokenError::UnknownAccessKey {
-                access_key: access_key.clone(),
-            };
-            let principal = core.principals.get(&access_key).ok_or(unknown)?;
-            if let Some(expired) = principal.expires.filter(|at| *at <= now) {
-                let arn = principal.caller.arn.clone();
-                return Err(TokenError::CredentialsExpired {
-                    access_key,
-                    arn,
-                    expired,
-                });
-            }
-            let session = principal.session_token.clone();
-            let credentials =
-                Credentials::new(access_key, &principal.secret, session, None, "vpcsim");
-            match token.check_signature(&credentials, cluster) {
-                Ok(()) => Ok(principal.caller.identity()),
-                // The name is only in the signature: whether another one is right tells which error this is.
-                Err(error @ TokenError::Signature { .. }) => {
-                    let mut others = core
-                        .state
-                        .eks
-                        .clusters
-                        .keys()
-                        .filter(|name| *name != cluster);
-                    match others.find(|name| token.check_signature(&credentials, name).is_ok()) {
-                        Some(made_for) => Err(TokenError::OtherCluster {
-                            made_for: made_for.clone(),
-                            cluster: cluster.to_owned(),
-                        }),
-                        None => Err(error),
-                    }
-                }
-                Err(error) => Err(error),
-            }
-        })
+        self.sim
+            .read(now, |core| believe(core, &token, cluster, now))
     }
 
     /// The user of Kubernetes that the cluster's access entries make of a caller; `None`: no entry lets it in (where
@@ -173,5 +131,119 @@ impl Eks {
     ) -> Result<Option<KubernetesUser>, TokenError> {
         self.sim
             .read(Sim::now(), |core| users::user(&core.state, caller, cluster))
+    }
+}
+
+/// The caller whose key has signed a token for `cluster`.
+fn believe(
+    core: &Core,
+    token: &Token,
+    cluster: &str,
+    now: Timestamp,
+) -> Result<CallerIdentity, TokenError> {
+    let clusters = &core.state.eks.clusters;
+    if !clusters.contains_key(cluster) {
+        return Err(TokenError::UnknownCluster {
+            cluster: cluster.to_owned(),
+        });
+    }
+    let access_key = token.access_key.clone();
+    let Some(principal) = core.principals.get(&access_key) else {
+        return Err(TokenError::UnknownAccessKey { access_key });
+    };
+    if let Some(expired) = principal.expires.filter(|at| *at <= now) {
+        return Err(TokenError::CredentialsExpired {
+            access_key,
+            arn: principal.caller.arn.clone(),
+            expired,
+        });
+    }
+    let session = principal.session_token.clone();
+    let credentials = Credentials::new(access_key, &principal.secret, session, None, "vpcsim");
+    match token.check_signature(&credentials, cluster) {
+        Ok(()) => Ok(principal.caller.identity()),
+        // The name is only in the signature: whether another one is right tells which error this is.
+        Err(error @ TokenError::Signature { .. }) => {
+            let mut others = clusters.keys().filter(|name| *name != cluster);
+            let made_for = others.find(|name| token.check_signature(&credentials, name).is_ok());
+            Err(made_for.map_or(error, |made_for| TokenError::OtherCluster {
+                made_for: made_for.clone(),
+                cluster: cluster.to_owned(),
+            }))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ec2::eks::token;
+    use ec2::eks::{CreateClusterRequest, VpcConfigRequest};
+    use ec2::types::{CreateSubnetRequest, CreateVpcRequest};
+
+    use super::*;
+    use crate::Config;
+
+    fn text(value: &str) -> Option<String> {
+        Some(value.to_owned())
+    }
+
+    async fn with_cluster() -> Sim {
+        let sim = Sim::new(Config::default());
+        let vpc = CreateVpcRequest {
+            cidr_block: text("10.0.0.0/16"),
+            ..Default::default()
+        };
+        let vpc_id = sim.call(&vpc).await.unwrap().vpc.unwrap().vpc_id;
+        let mut subnet_ids = Vec::new();
+        for (cidr, zone) in [("10.0.1.0/24", "us-west-2a"), ("10.0.2.0/24", "us-west-2b")] {
+            let subnet = CreateSubnetRequest {
+                vpc_id: vpc_id.clone(),
+                cidr_block: text(cidr),
+                availability_zone: text(zone),
+                ..Default::default()
+            };
+            subnet_ids.extend(sim.call(&subnet).await.unwrap().subnet.unwrap().subnet_id);
+        }
+        let request = CreateClusterRequest {
+            name: "dev".into(),
+            role_arn: "arn:aws:iam::111122223333:role/eks".into(),
+            resources_vpc_config: Some(VpcConfigRequest {
+                subnet_ids,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        sim.eks().call(&request).await.unwrap();
+        assert_eq!(sim.core().state.violations(), [""; 0]);
+        sim
+    }
+
+    #[tokio::test]
+    async fn temporary_credentials_end() {
+        let sim = with_cluster().await;
+        let caller = Caller {
+            access_key: "ASIAX".into(),
+            ..Caller::root("111122223333")
+        };
+        sim.add_access_key(caller, "secret");
+        let now = Timestamp::now();
+        let credentials = Credentials::new("ASIAX", "secret", None, None, "test");
+        let sts = "https://sts.us-west-2.amazonaws.com";
+        let made = token::make(&credentials, "us-west-2", sts, "dev", now).unwrap();
+        let eks = sim.eks();
+        assert!(eks.authenticate(&made, "dev").is_ok());
+        let ends = |at| {
+            let mut core = sim.core();
+            core.principals.get_mut("ASIAX").unwrap().expires = Some(at);
+        };
+        ends(now + jiff::SignedDuration::from_mins(1));
+        assert!(eks.authenticate(&made, "dev").is_ok());
+        ends(now);
+        let error = eks.authenticate(&made, "dev").unwrap_err();
+        assert!(
+            matches!(error, TokenError::CredentialsExpired { .. }),
+            "{error}"
+        );
     }
 }

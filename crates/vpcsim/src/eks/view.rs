@@ -178,7 +178,7 @@ fn view(state: &State, c: &Cluster) -> ClusterView {
     });
     let enis: Vec<ClusterEni> = enis.collect();
     let mut subnets: Vec<SubnetId> = enis.iter().map(|e| e.subnet.clone()).collect();
-    let others = c.subnets.iter().map(|s| id::<SubnetId>(s));
+    let others = c.subnets.iter().map(id::<SubnetId>);
     subnets.extend(others.filter(|s| !enis.iter().any(|e| e.subnet == *s)));
     let issuer = c
         .wire

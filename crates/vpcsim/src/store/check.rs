@@ -14,6 +14,7 @@ impl State {
         self.check_attachments(&mut found);
         self.check_references(&mut found);
         self.check_trunks(&mut found);
+        self.check_clusters(&mut found);
         found
     }
 
@@ -167,6 +168,21 @@ impl State {
             let eni = self.enis.get(&association.eni);
             if !eni.is_some_and(|e| e.addresses().any(|a| a == association.private_ip)) {
                 found.push(format!("{id} is associated with an address that is gone"));
+            }
+        }
+    }
+
+    fn check_clusters(&self, found: &mut Vec<String>) {
+        for (name, cluster) in &self.eks.clusters {
+            let held = |id| match self.enis.get(id)?.held()?.holder {
+                Holder::Managed { device, .. } => Some(device),
+                Holder::Instance { .. } => None,
+            };
+            let devices: Vec<Option<u32>> = cluster.enis.iter().map(held).collect();
+            if devices != [Some(0), Some(1)] {
+                found.push(format!(
+                    "the cluster {name} does not hold its two interfaces"
+                ));
             }
         }
     }
