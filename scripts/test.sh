@@ -46,6 +46,8 @@ scripts/machine-state.sh >"$log/before"
 run "cargo test" $cargo test --workspace --locked --no-fail-fast
 run "AWS clients against the EC2 server" .venv/bin/python tests/conformance/run.py
 run "the chart" .venv/bin/python tests/chart/run.py
+run "the agent in a cluster" .venv/bin/python tests/kubernetes/agent.py
+run "the agent's rights" .venv/bin/python tests/kubernetes/rbac.py
 run "scenarios on the model and with packets" .venv/bin/python tests/scenarios/run.py
 run "bad moments" .venv/bin/python tests/e2e/run.py
 
