@@ -183,6 +183,16 @@ pub enum Error {
         #[source]
         source: Box<ec2::Error>,
     },
+    /// A Node could not be deleted.
+    #[error("cluster {cluster} did not delete Node {node}: {said}")]
+    NodeStays {
+        /// The Kubernetes node.
+        node: String,
+        /// Its cluster.
+        cluster: String,
+        /// What the API server answered, or why it did not.
+        said: String,
+    },
     /// The lab did not follow a node that was switched.
     #[error(
         "node {node} was switched, and the lab did not follow within a minute; see {}",
@@ -231,12 +241,14 @@ pub enum Error {
     },
     /// A program that is not Kubernetes, or too old.
     #[error(
-        "{} said '{said}' to --version: the lab needs Kubernetes 1.34 or newer, see --kubernetes and KUBEBUILDER_ASSETS",
+        "{} said '{said}' to --version: the lab's clusters are Kubernetes {wanted}; build it with scripts/kubernetes.sh, or see --kubernetes and KUBEBUILDER_ASSETS",
         program.display()
     )]
     WrongKubernetes {
         /// The program.
         program: PathBuf,
+        /// The minor version that is needed.
+        wanted: &'static str,
         /// What it said.
         said: String,
     },

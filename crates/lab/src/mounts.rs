@@ -69,6 +69,7 @@ const CLUSTER_FARMS: [(&str, &[&str]); 6] = [
             "containerd",
             "resolv.conf",
             "crictl.yaml",
+            "machine-id",
         ],
     ),
     ("/opt", &["cni"]),
@@ -102,6 +103,9 @@ const SYSCTLS: [(&str, &str); 6] = [
     ("kernel/keys/root_maxkeys", "1000000"),
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
+
+/// Another one at each boot: kubelet tells a reboot by it.
+const BOOT_ID: &str = "kernel/random/boot_id";
 
 /// Where a path of a node lies on its disk.
 pub(crate) fn on_disk(disk: &Path, path: &str) -> PathBuf {
@@ -155,6 +159,20 @@ pub(crate) fn enter_node(
     Ok(cgroups)
 }
 
+/// The machine id of a node: made at its first boot, kept on its disk.
+fn identity(kept: &Path) -> Result<String, Error> {
+    if !kept.exists() {
+        let id = random()?.replace('-', "");
+        fs::write(kept, format!("{id}\n")).at(kept)?;
+    }
+    fs::read_to_string(kept).at(kept)
+}
+
+fn random() -> Result<String, Error> {
+    let path = "/proc/sys/kernel/random/uuid";
+    Ok(fs::read_to_string(path).at(path)?.trim().to_owned())
+}
+
 fn directory(path: &Path) -> Result<OwnedFd, Error> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).at(path)
 }
@@ -175,15 +193,19 @@ fn bind_disk(disk: &OwnedFd) -> Result<(), Error> {
 /// The last of a cluster node's view: its files in `/etc`, the settings that kubelet reads, and the
 /// propagation of mounts.
 fn settle(view: &ClusterNode) -> Result<(), Error> {
+    let machine = identity(Path::new("/var/lib/kubelet/.machine-id"))?;
     let crictl = "runtime-endpoint: unix:///run/containerd/containerd.sock\n";
     for (path, text) in [
         ("/etc/resolv.conf", view.resolv_conf.as_str()),
         ("/etc/crictl.yaml", crictl),
+        ("/etc/machine-id", &machine),
     ] {
         fs::write(path, text).at(path)?;
     }
     let settings = Path::new("/run/.sysctl");
-    for (name, value) in SYSCTLS {
+    let boot = random()?;
+    let boot = (BOOT_ID, boot.as_str());
+    for (name, value) in SYSCTLS.into_iter().chain([boot]) {
         let (over, file) = (Path::new("/proc/sys").join(name), settings.join(name));
         // Not every kernel has every one, and kubelet leaves out what is not there.
         if over.exists() {

@@ -87,7 +87,10 @@ pub fn switch(place: &Place, name: &str, power: Power) -> Result<(), Error> {
     await_state(place, name, |state| match power {
         Power::Start | Power::Cycle => state.nodes.contains_key(name),
         Power::Stop => state.stopped.contains_key(name),
-        Power::Terminate => !state.nodes.contains_key(name) && !state.stopped.contains_key(name),
+        Power::Terminate => {
+            let known = state.nodes.contains_key(name) || state.stopped.contains_key(name);
+            !known && !place.node_socket(name).exists() && !place.node_disk(name).exists()
+        }
     })
 }
 

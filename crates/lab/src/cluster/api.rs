@@ -1,4 +1,4 @@
-//! Questions to a control plane's API server from beside it: one GET over TLS each, which costs a
+//! Questions to a control plane's API server from beside it: one request over TLS each, which costs a
 //! thousandth of a run of kubectl.
 
 use std::io::{Read as _, Write as _};
@@ -79,6 +79,15 @@ impl Api {
         Err(format!("{}: {said}", reply.status))
     }
 
+    /// Deletes an object; that it is not there is fine. Else what was answered or why nothing was.
+    pub(super) fn delete(&self, path: &str) -> Result<(), String> {
+        let reply = self.send("DELETE", path).map_err(|e| e.to_string())?;
+        match reply.status {
+            200 | 202 | 404 => Ok(()),
+            status => Err(format!("{status}: {}", reply.body)),
+        }
+    }
+
     /// The last lines of a container's log, else why they cannot be read.
     pub(super) fn log(&self, namespace: &str, pod: &str, container: &str) -> String {
         let path = format!(
@@ -91,6 +100,10 @@ impl Api {
     }
 
     fn ask(&self, path: &str) -> std::io::Result<Reply> {
+        self.send("GET", path)
+    }
+
+    fn send(&self, method: &str, path: &str) -> std::io::Result<Reply> {
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, API_PORT));
         // A socket belongs to the namespace it was made in.
         let connect = || TcpStream::connect_timeout(&at, PATIENCE);
@@ -104,7 +117,7 @@ impl Api {
         // Version 1.0: the body comes in one piece.
         write!(
             stream,
-            "GET {path} HTTP/1.0\r\nHost: localhost\r\nUser-Agent: branchline-lab\r\nAccept: application/json, */*\r\n\r\n",
+            "{method} {path} HTTP/1.0\r\nHost: localhost\r\nUser-Agent: branchline-lab\r\nAccept: application/json, */*\r\n\r\n",
         )?;
         let mut answer = Vec::new();
         match stream.read_to_end(&mut answer) {

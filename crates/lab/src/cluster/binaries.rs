@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use vpcsim::eks::KUBERNETES_VERSION;
+
 use crate::error::{Error, IoContext as _};
 
 /// Every program that a cluster runs.
@@ -29,9 +31,6 @@ const VERSIONED: [&str; 5] = [
     "kubelet",
     "kube-proxy",
 ];
-
-/// The oldest minor version whose configuration files the lab writes.
-const OLDEST: (u32, u32) = (1, 34);
 
 /// The programs of Kubernetes, found and of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,9 +124,9 @@ fn version(program: &Path) -> Result<String, Error> {
         .map_err(spawn)?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let version = said.strip_prefix("Kubernetes v").filter(|v| {
-        let mut numbers = v.split('.').map(|n| n.parse::<u32>().ok());
-        let both = numbers.next().flatten().zip(numbers.next().flatten());
-        both.is_some_and(|found| found >= OLDEST)
+        // EKS says that every cluster is of this minor version.
+        v.rsplit_once('.')
+            .is_some_and(|(minor, _)| minor == KUBERNETES_VERSION)
     });
     version.map(str::to_owned).ok_or_else(|| {
         let error = String::from_utf8_lossy(&output.stderr);
@@ -138,6 +137,7 @@ fn version(program: &Path) -> Result<String, Error> {
         };
         Error::WrongKubernetes {
             program: program.to_owned(),
+            wanted: KUBERNETES_VERSION,
             said,
         }
     })
@@ -166,9 +166,9 @@ mod tests {
             install(dir.path(), name, "Kubernetes v1.36.3");
         }
         assert_eq!(find().unwrap().version(), "1.36.3");
-        install(dir.path(), "kubelet", "Kubernetes v1.35.0");
+        install(dir.path(), "kubelet", "Kubernetes v1.36.4");
         assert!(told().contains("kube-apiserver is 1.36.3"), "{}", told());
-        assert!(told().contains("kubelet is 1.35.0"), "{}", told());
+        assert!(told().contains("kubelet is 1.36.4"), "{}", told());
         install(dir.path(), "kube-apiserver", "Kubernetes v1.20.0");
         assert!(told().contains("said 'Kubernetes v1.20.0'"), "{}", told());
         install(

@@ -43,6 +43,19 @@ impl Joining {
     pub fn issue_kubelet(&self, name: &str, address: Ipv4Addr) -> Result<KubeletIdentity, Error> {
         self.pki.kubelet(name, address)
     }
+
+    /// Deletes the Node of an instance that is gone. That there is none is fine. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::NodeStays`]: what the API server answered.
+    pub fn forget_node(&self, name: &str) -> Result<(), Error> {
+        let deleted = self.api.delete(&format!("/api/v1/nodes/{name}"));
+        deleted.map_err(|said| Error::NodeStays {
+            node: name.to_owned(),
+            cluster: self.cluster.clone(),
+            said,
+        })
+    }
 }
 
 /// The clusters that can be joined, by name. An instance whose cluster is not there yet waits for a

@@ -301,28 +301,31 @@ impl Launcher {
         if !self.nodes.get(id).is_some_and(known) {
             return Ok(());
         }
-        if let Some(launched) = self.nodes.remove(id) {
-            let name = launched.node.name().to_owned();
-            tracing::warn!(
-                instance = id,
-                node = name,
-                "the node lost its power; booting it"
-            );
-            self.end(launched).await;
-            self.off.insert(id.to_owned(), name);
-        }
+        tracing::warn!(instance = id, "a node lost its power; booting it");
+        self.end(id).await;
         self.follow().await
     }
 
-    async fn end(&self, launched: Launched) {
+    /// Ends a node; whether it comes back is seen later.
+    async fn end(&mut self, id: &str) {
+        let Some(launched) = self.nodes.remove(id) else {
+            return;
+        };
         let name = launched.node.name().to_owned();
+        let off = Off {
+            name: name.clone(),
+            dns_name: launched.dns_name,
+            cluster: launched.cluster,
+            port: launched.forward.map(|f| f.port),
+        };
+        drop(launched.joining);
         let (place, cgroups) = (self.plan.place.clone(), self.cgroups.clone());
-        let Launched { node, joining, .. } = launched;
-        drop(joining);
+        let node = launched.node;
         match blocking(move || node.end(&place, &cgroups)).await {
-            Ok(()) => tracing::info!(node = name, "node ended"),
+            Ok(()) => tracing::info!(instance = id, node = name, "node ended"),
             Err(error) => tracing::error!(node = name, %error, "a node did not end cleanly"),
         }
+        self.off.insert(id.to_owned(), off);
     }
 
     /// Instances that will not come back lose their disk, and their cluster its Node.
@@ -333,7 +336,7 @@ impl Launcher {
             let Some(off) = self.off.remove(&id) else {
                 continue;
             };
-            let (name, disk) = (off.name, self.plan.place.node_disk(&off.name));
+            let (disk, name) = (self.plan.place.node_disk(&off.name), off.name);
             if let Err(error) = blocking(move || teardown::remove_dir(&disk)).await {
                 tracing::error!(node = name, %error, "cannot remove a node's disk");
             }

@@ -231,6 +231,15 @@ struct Group {
     taints: Vec<Taint>,
 }
 
+/// Deletes the Node of an instance that was terminated, as a cloud controller does.
+pub(super) async fn forget(joining: Arc<Joining>, name: String) {
+    let node = name.clone();
+    let deleted = blocking(move || joining.forget_node(&node)).await;
+    if let Err(error) = deleted {
+        tracing::warn!(node = name, %error, "the Node of a terminated instance stays");
+    }
+}
+
 /// How many pods fit on an instance: the secondary addresses of all its interfaces, and pods of the
 /// host's network.
 fn max_pods(instance_type: &str) -> u32 {
