@@ -3,6 +3,7 @@
 //! Dispatched before any thread exists: some of these commands become the first process of a node
 //! or a pod, or step into one, and namespaces belong to threads.
 
+mod image;
 mod node;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -79,6 +80,9 @@ enum LabCommand {
     /// Control planes: stop and start one of their programs.
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Container images: which there are, and more of them.
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Latencies, faults and lags of the embedded EC2.
     #[command(subcommand)]
     Knob(KnobCommand),
@@ -111,6 +115,9 @@ enum LabCommand {
     /// Answer on ports: TCP says who it is and echoes, UDP echoes, HTTP says who it is.
     #[command(hide = true)]
     Listen { ports: Vec<Listener> },
+    /// The registry of a node.
+    #[command(hide = true)]
+    Registry { stores: Vec<PathBuf> },
 }
 
 #[derive(Debug, Args)]
@@ -265,6 +272,7 @@ pub(crate) fn run(args: LabArgs) -> anyhow::Result<ExitCode> {
         LabCommand::Listen { ports } => {
             lab::host::serve(&hostname(), Ipv4Addr::UNSPECIFIED, &ports, || Ok(()))?;
         }
+        LabCommand::Registry { stores } => lab::image::registry::serve(&stores)?,
         command => {
             lab::require_root()?;
             return command_of_user(&place, command);
@@ -286,6 +294,7 @@ fn command_of_user(place: &Place, command: LabCommand) -> anyhow::Result<ExitCod
         }
         LabCommand::Exec { name, command } => return enter(place, &name, &command),
         LabCommand::Node(command) => return node::run(place, command),
+        LabCommand::Image(command) => image::run(place, command)?,
         LabCommand::Pod(command) => return pod(place, command),
         LabCommand::Logs { name } => {
             let path = client::log_of(place, &name)?;

@@ -8,6 +8,7 @@ mod daemon;
 mod error;
 pub mod exec;
 pub mod host;
+mod http;
 pub mod image;
 pub mod knob;
 mod mounts;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{program, require_root};
@@ -96,14 +96,23 @@ impl Containerd {
         }
     }
 
-    fn ctr(&self, args: &[&str]) -> String {
-        // ctr and the shim meet in /run.
+    /// A command inside: ctr and the shim meet in /run.
+    fn inside(&self) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.first(), "--mount", "--pid", "--net"]);
         command
+    }
+
+    fn try_ctr(&self, args: &[&str]) -> Output {
+        let mut command = self.inside();
+        command
             .args(["ctr", "--address"])
             .arg(self.dir.join("sock"));
-        let done = command.args(["-n", "k8s.io"]).args(args).output().unwrap();
+        command.args(["-n", "k8s.io"]).args(args).output().unwrap()
+    }
+
+    fn ctr(&self, args: &[&str]) -> String {
+        let done = self.try_ctr(args);
         let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
         let log = || fs::read_to_string(self.dir.join("log")).unwrap_or_default();
         assert!(
@@ -192,12 +201,7 @@ fn containers_run_from_a_copy_and_leave_other_copies_alone() {
     assert!(told.contains("nftables"), "{told}");
     let told = one.run(image::PAUSE, &["/pause", "-v"]);
     assert!(told.contains("v3.10"), "{told}");
-    one.ctr(&[
-        "images",
-        "remove",
-        "--sync",
-        &name(image::NGINX).to_string(),
-    ]);
+    pulled(&one, &kit);
     drop(one);
 
     // What the first one wrote and removed is in the first one only.
@@ -211,6 +215,58 @@ fn containers_run_from_a_copy_and_leave_other_copies_alone() {
         let bytes = fs::read(store.blob(digest)).unwrap();
         assert_eq!(&Digest::of(&bytes), digest);
     }
+}
+
+/// An image that is removed comes again from the node's registry, and none from anywhere else.
+fn pulled(node: &Containerd, kit: &Kit) {
+    let nginx = name(image::NGINX).to_string();
+    let up = node
+        .inside()
+        .args(["ip", "link", "set", "lo", "up"])
+        .status();
+    assert!(up.unwrap().success());
+    let mut registry = node.inside();
+    registry
+        .arg(&kit.programs.branchline)
+        .args(["lab", "registry"]);
+    let mut registry = registry.arg(kit.programs.store()).spawn().unwrap();
+    let hosts = kit.dir.path().join("hosts/_default");
+    fs::create_dir_all(&hosts).unwrap();
+    let own = format!("http://127.0.0.1:{}", image::registry::PORT);
+    let text =
+        format!("server = {own:?}\n[host.{own:?}]\ncapabilities = [\"pull\", \"resolve\"]\n");
+    fs::write(hosts.join("hosts.toml"), text).unwrap();
+    let dir = hosts.parent().unwrap().to_string_lossy().into_owned();
+    let pull = |name: &str| node.try_ctr(&["images", "pull", "--hosts-dir", &dir, name]);
+
+    let before = node.ctr(&["images", "list", &format!("name=={nginx}")]);
+    assert!(before.contains(&nginx), "{before}");
+    node.ctr(&["images", "remove", "--sync", &nginx]);
+    let mut done = pull(&nginx);
+    for _ in 0..100 {
+        if done.status.success() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        done = pull(&nginx);
+    }
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{said}");
+    let digest = |text: &str| {
+        let words = text.split_whitespace();
+        words
+            .filter(|w| w.starts_with("sha256:"))
+            .map(str::to_owned)
+            .next()
+    };
+    let after = node.ctr(&["images", "list", &format!("name=={nginx}")]);
+    assert_eq!(digest(&after), digest(&before));
+    let done = pull("docker.io/library/redis:7");
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(said.contains("redis:7: not found"), "{said}");
+    node.ctr(&["images", "remove", "--sync", &nginx]);
+    registry.kill().unwrap();
+    registry.wait().unwrap();
 }
 
 /// In the tools image: shells, the server, its clients, and its end by SIGTERM.
@@ -340,7 +396,7 @@ fn what_is_no_image_archive_is_refused_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("image.tar");
     let store = Store::open(&dir.path().join("store")).unwrap();
-    let mut refused = |files: &[(&str, &[u8])], why: &str| {
+    let refused = |files: &[(&str, &[u8])], why: &str| {
         archive(&file, files);
         let error = image::load(&store, &file).unwrap_err();
         assert!(matches!(error, ImageError::Archive { .. }), "{error}");

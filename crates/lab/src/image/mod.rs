@@ -1,10 +1,11 @@
-//! Container images without a registry: made from this machine's files, once, and put into every
+//! Container images without the internet: made from this machine's files, once, and put into every
 //! node's containerd.
 //!
 //! Three steps, each done only when its inputs changed: [`define`] says what an image is made of,
 //! [`store`] keeps the images (an OCI layout), and [`template`] is the directory of a containerd that
 //! has imported them. A node's containerd begins as a hard-linked copy of that directory, which takes
-//! milliseconds, where importing takes seconds per node.
+//! milliseconds, where importing takes seconds per node. [`registry`] answers a node that asks for an
+//! image by name all the same, and serves those that a user loaded into the lab.
 
 mod define;
 mod digest;
@@ -13,6 +14,7 @@ mod error;
 mod layer;
 mod load;
 mod name;
+pub mod registry;
 mod store;
 mod template;
 
@@ -26,6 +28,7 @@ pub use name::ImageName;
 pub use store::Store;
 
 use crate::error::Error;
+use crate::place::Place;
 
 /// The sandboxes' image, to be set as containerd's `sandbox_image`.
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10";
@@ -64,6 +67,12 @@ impl Programs {
             .filter(|p| p.join("stamps").is_dir());
         built.map_or_else(|| CACHE.into(), |p| p.join("images"))
     }
+}
+
+/// The images that a user loaded into a lab; they go with it.
+#[must_use]
+pub fn loaded(place: &Place) -> PathBuf {
+    place.disk().join("images")
 }
 
 /// Makes every image that is not there yet or whose programs changed, and returns the store.

@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use super::{CONTAINERD, SOCKET, installed};
+use super::{CONTAINERD, REGISTRY, SOCKET, installed};
 use crate::error::{Error, IoContext as _};
-use crate::image::PAUSE;
+use crate::image::registry::PORT;
+use crate::image::{self, PAUSE, Programs};
 use crate::mounts::on_disk;
 use crate::node::ServiceSpec;
+use crate::place::Place;
 
 /// `restrict_oom_score_adj`: without CAP_SYS_RESOURCE no process may lower its score, and runc fails
 /// if it is told to. Snapshotters that this file system cannot have are left out, or each start
@@ -35,6 +37,9 @@ disabled_plugins = [
   disable_hugetlb_controller = true
   tolerate_missing_hugetlb_controller = true
 
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "/etc/containerd/certs.d"
+
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/opt/cni/bin"
     conf_dir = "/etc/cni/net.d"
@@ -52,12 +57,32 @@ disabled_plugins = [
     )
 }
 
+/// The node's own registry stands for all: an image that it does not have is "not found" at once,
+/// where asking the internet would take until a timeout.
+fn registries() -> String {
+    let own = format!("http://127.0.0.1:{PORT}");
+    format!("server = \"{own}\"\n\n[host.\"{own}\"]\n  capabilities = [\"pull\", \"resolve\"]\n")
+}
+
 /// Writes the configuration to a node's disk.
 pub(super) fn write(disk: &Path) -> Result<(), Error> {
     let dir = on_disk(disk, "/etc/containerd");
     fs::create_dir_all(&dir).at(&dir)?;
     let path = dir.join("config.toml");
-    fs::write(&path, config()).at(&path)
+    fs::write(&path, config()).at(&path)?;
+    let all = dir.join("certs.d/_default");
+    fs::create_dir_all(&all).at(&all)?;
+    let path = all.join("hosts.toml");
+    fs::write(&path, registries()).at(&path)
+}
+
+/// The registry as a service of a node.
+pub(super) fn registry(place: &Place, programs: &Programs) -> ServiceSpec {
+    let stores = [image::loaded(place), programs.store()];
+    let stores = stores.map(|dir| dir.to_string_lossy().into_owned());
+    let args = ["lab", "registry"].map(str::to_owned).into_iter();
+    let args = args.chain(stores).collect();
+    super::service(REGISTRY, programs.branchline.clone(), args)
 }
 
 /// containerd as a service of a node.

@@ -29,6 +29,9 @@ pub const CONTAINERD: &str = "containerd";
 /// The service that is the node's side of Kubernetes.
 pub const KUBELET: &str = "kubelet";
 
+/// The service that answers containerd when it asks for an image.
+pub const REGISTRY: &str = "registry";
+
 /// Where containerd answers, in every node.
 const SOCKET: &str = "/run/containerd/containerd.sock";
 
@@ -88,6 +91,7 @@ pub fn start_runtime(place: &Place, node: &str, programs: &Programs) -> Result<(
         image::install(programs, &root)?;
     }
     containerd::write(&disk)?;
+    start(place, node, containerd::registry(place, programs))?;
     start(place, node, containerd::service()?)
 }
 
