@@ -26,7 +26,7 @@ use vpcsim::{Caller, Config, Sim};
 use crate::build;
 use crate::cgroup::Cgroups;
 use crate::client;
-use crate::cluster::{Manager, Tell};
+use crate::cluster::{Binaries, Manager, Tell};
 use crate::error::{Error, IoContext as _};
 use crate::host;
 use crate::node;
@@ -176,6 +176,11 @@ impl Lab {
         reporter: &mut Reporter,
     ) -> Result<Self, Error> {
         let topology = Topology::read(&options.file)?;
+        if !topology.clusters.is_empty() {
+            // Before anything is built.
+            let (given, program) = (options.kubernetes.clone(), options.program.clone());
+            blocking(move || Binaries::find(given.as_deref(), &program)).await?;
+        }
         // A lab without nodes is one nevertheless.
         fs::create_dir_all(place.nodes_dir()).at(place.nodes_dir())?;
         let listener = listen(options.port)?;
