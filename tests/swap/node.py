@@ -227,6 +227,11 @@ class Node:
         assert text["version"] == "vpc-cni-ipam/1", text
         return {a["metadata"]["k8sPodName"]: a["ipv4"] for a in text["allocations"] or []}
 
+    def plugins(self):
+        """The plugins of the network list, in their order."""
+        text = self.inside("cat", "/etc/cni/net.d/10-aws.conflist").stdout
+        return [plugin["type"] for plugin in json.loads(text)["plugins"]]
+
     def saved(self, pods):
         """Until the file says so: ours writes it within two seconds, and keeps a journal until then."""
         until(5, f"the checkpoint lists {pods}", lambda: self.checkpoint() == pods)
@@ -282,11 +287,11 @@ class Node:
         return sorted(self.inside("sh", "-c", NETWORK).stdout.splitlines())
 
     def settled(self):
-        """The network, once two looks at it agree: new links get their IPv6 addresses in a second or two."""
+        """The network, once it stands still: new links take a second or two to check their IPv6 addresses."""
         last = None
-        while (now := self.network()) != last:
+        while (now := self.network()) != last or any(" tentative" in line for line in now):
             last = now
-            time.sleep(1)
+            time.sleep(0.5)
         return now
 
     def interfaces(self):

@@ -48,6 +48,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let opened = Store::open(&settings.paths.checkpoint);
     let (mut store, mut found) = opened.inspect_err(|_| install::withdraw(&settings))?;
     let listener = listen(&settings.paths.socket)?;
+    let place = takeover::Place::of(&settings.paths.socket)?;
     let prefix = VethPrefix::new(settings.network.veth_prefix.as_str())?;
     let doubtful = takeover::look(&mut store, &mut found, &prefix);
 
@@ -88,7 +89,11 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     ));
     let (stop, stopped) = oneshot::channel();
     let served = tokio::spawn(serve_rpc(listener, backend(&settings, to_owner), stopped));
-    owner.run(messages, told_to_end()).await;
+    tokio::select! {
+        () = owner.run(messages, told_to_end()) => {}
+        // Nothing is saved: the files are the other's now.
+        error = place.lost() => return Err(error),
+    }
     drop(stop);
     // Open calls have been answered; a peer that does not hang up is not waited for.
     let _ = tokio::time::timeout(DRAIN, served).await;

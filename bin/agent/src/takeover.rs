@@ -8,11 +8,12 @@
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use ipam::{Allocation, Key, Millis, Pod, Record};
 use nodenet::{LinkName, VethPrefix};
 use serde_json::{Value, json};
@@ -24,6 +25,8 @@ use crate::store::{Recovered, Store};
 
 /// A pod this young may not have its link yet: its plugin was at work when the agent was killed.
 const YOUNG: Duration = Duration::from_secs(120);
+/// How often the socket is looked at; one system call.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// What a release is called that no DEL asked for.
 const GONE: &str = "PodGone";
 /// The network of attachments that are not in the checkpoint; their container is the link's name.
@@ -48,6 +51,55 @@ pub(crate) fn refuse_while_served(socket: &Path) -> anyhow::Result<()> {
         }
         Err(error) => Err(error).with_context(|| format!("looking at {}", socket.display())),
     }
+}
+
+/// Our socket in the file system. AWS's agent puts its own in the place of whatever is there, and
+/// knows no lock: to see ours replaced is the only way to learn that it was started beside us.
+#[derive(Debug)]
+pub(crate) struct Place {
+    socket: PathBuf,
+    ours: (u64, u64),
+}
+
+impl Place {
+    /// Of a socket that was bound a moment ago.
+    pub(crate) fn of(socket: &Path) -> anyhow::Result<Self> {
+        let ours = identity(socket).with_context(|| format!("looking at {}", socket.display()))?;
+        Ok(Self {
+            socket: socket.to_owned(),
+            ours,
+        })
+    }
+
+    /// Returns when the socket is not ours any more, with the words for it. The agent must then end at
+    /// once: it would go on giving back addresses that the other one has given to pods.
+    pub(crate) async fn lost(&self) -> anyhow::Error {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            match identity(&self.socket) {
+                Ok(now) if now == self.ours => {}
+                Ok(_) => {
+                    return anyhow!(
+                        "another agent has taken the place of {}: was AWS's aws-node started on this \
+                         node as well? This one ends, and starts again when the other has ended",
+                        self.socket.display()
+                    );
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    return anyhow!(
+                        "{} was removed: no plugin reaches this agent, so it ends to begin anew",
+                        self.socket.display()
+                    );
+                }
+                Err(error) => tracing::warn!(%error, "the socket cannot be looked at"),
+            }
+        }
+    }
+}
+
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    let facts = std::fs::symlink_metadata(path)?;
+    Ok((facts.dev(), facts.ino()))
 }
 
 /// Sets what the checkpoint says against what the node shows. Returns the pods to [`look_again`] at.

@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use crate::cgroup::Cgroups;
-use crate::error::{Error, IoContext as _};
+use crate::error::Error;
 use crate::node::PodName;
 use crate::place::Place;
 use crate::state::State;
@@ -140,28 +140,30 @@ pub(crate) fn first_of(place: &Place, cgroups: &Cgroups, node: &str) -> Result<P
     first_process(cgroups, &find(place, cgroups, &format!("node/{node}"))?)
 }
 
-/// The process whose namespaces are to be entered: number 1 inside, or the only one.
+/// The process whose namespaces are to be entered: number 1 inside, or the only one. A container on a
+/// node has a number 1 as well, in a namespace further in.
 fn first_process(cgroups: &Cgroups, into: &Entrance) -> Result<Pid, Error> {
-    let name = || into.group.display().to_string();
-    let members = cgroups.members(&into.group);
-    let first = members.into_iter().find(|pid| !into.pids || is_first(*pid));
+    let members = cgroups.members(&into.group).into_iter();
+    let first = if into.pids {
+        let firsts = members.filter_map(|pid| Some((depth_of_first(pid)?, pid)));
+        firsts.min().map(|(_, pid)| pid)
+    } else {
+        members.min()
+    };
     first
         .and_then(Pid::from_raw)
         .ok_or_else(|| Error::NotFound {
             what: "running process in",
-            name: name(),
+            name: into.group.display().to_string(),
             known: Vec::new(),
         })
 }
 
-fn is_first(pid: i32) -> bool {
+/// How many PID namespaces a number 1 is in; `None` for any other process.
+fn depth_of_first(pid: i32) -> Option<usize> {
     // A process that has just ended is not the one.
-    let text = fs::read_to_string(format!("/proc/{pid}/status"))
-        .at("/proc")
-        .unwrap_or_default();
-    let line = text
-        .lines()
-        .find_map(|l| l.strip_prefix("NSpid:"))
-        .unwrap_or_default();
-    line.split_whitespace().last() == Some("1")
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("NSpid:"))?;
+    let ids: Vec<&str> = line.split_whitespace().collect();
+    (ids.last() == Some(&"1")).then_some(ids.len())
 }
