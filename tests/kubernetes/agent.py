@@ -21,6 +21,7 @@ def test_a_node_is_prepared_by_the_init_container():
         (reference / "portmap").symlink_to("/bin/true")
         for early_demux, wanted in (("false", "1"), ("true", "0")):
             done = node.on_node("env", "HOST_CNI_BIN_PATH=/opt/cni/bin", f"DISABLE_TCP_EARLY_DEMUX={early_demux}",
+                                "AWS_VPC_ENI_MTU=99999",  # another container's: `kubectl set env` sets it here as well
                                 node.files / "app/branchline-agent", "init")
             assert (read("rp_filter"), read("demux")) == ("2", wanted), (read("rp_filter"), read("demux"))
         assert "aws-cni" not in done.stdout, "what is the same is not copied again"

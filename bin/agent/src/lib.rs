@@ -28,17 +28,26 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use settings::{Loaded, LogFile, Settings};
+use settings::{Loaded, Settings};
 
 /// The exit code for a configuration that cannot be used (EX_USAGE).
 const BAD_CONFIG: u8 = 64;
+
+const LOG_FILE: &str = "AWS_VPC_K8S_CNI_LOG_FILE";
+const SOCKET: &str = "AWS_VPC_CNI_IPAMD_SOCKET";
+/// What the init container reads.
+const OF_INIT: [&str; 3] = [
+    "HOST_CNI_BIN_PATH",
+    "DISABLE_TCP_EARLY_DEMUX",
+    "ENABLE_IPv6",
+];
 
 /// Variables, as the process has them.
 type Environment<'a> = &'a mut dyn Iterator<Item = (OsString, OsString)>;
 
 /// Runs the address agent until it is told to end.
 pub fn addresses(environment: Environment<'_>) -> ExitCode {
-    match configured(environment, |_| {}) {
+    match configured(environment) {
         Ok(settings) => done(run::run(settings)),
         Err(code) => code,
     }
@@ -47,8 +56,8 @@ pub fn addresses(environment: Environment<'_>) -> ExitCode {
 /// Prepares the node: plugins, and kernel settings that need a privileged container.
 pub fn init(environment: Environment<'_>) -> ExitCode {
     // What happens here is in `kubectl logs`; the log's directory is not mounted.
-    let to_stdout = |settings: &mut Settings| settings.logs.agent_file = LogFile::Stdout;
-    match configured(environment, to_stdout) {
+    let to_stdout = (LOG_FILE.into(), "stdout".into());
+    match configured(&mut only(environment, &OF_INIT).chain([to_stdout])) {
         Ok(settings) => done(init::run(&settings)),
         Err(code) => code,
     }
@@ -57,7 +66,7 @@ pub fn init(environment: Environment<'_>) -> ExitCode {
 /// Asks the agent of this node whether it is alive, and with `ready` whether pods are served.
 /// Exit codes: 0 yes, 2 nobody listens, 3 no answer `within` the time, 4 no; 64 bad variables.
 pub fn health(environment: Environment<'_>, ready: bool, within: Duration) -> ExitCode {
-    let settings = match load(environment) {
+    let settings = match load(&mut only(environment, &[SOCKET])) {
         Ok(loaded) => loaded.settings,
         Err(code) => return code,
     };
@@ -68,6 +77,15 @@ pub fn health(environment: Environment<'_>, ready: bool, within: Duration) -> Ex
             ExitCode::from(unhealthy.code())
         }
     }
+}
+
+/// The variables of these names. `kubectl set env` sets a variable in every container of the pod;
+/// one that a container does not read must not stop it.
+fn only<'a>(
+    environment: Environment<'a>,
+    names: &'a [&str],
+) -> impl Iterator<Item = (OsString, OsString)> + 'a {
+    environment.filter(|(name, _)| names.iter().any(|known| name == known))
 }
 
 fn load(environment: Environment<'_>) -> Result<Loaded, ExitCode> {
@@ -83,15 +101,8 @@ fn load(environment: Environment<'_>) -> Result<Loaded, ExitCode> {
 }
 
 /// Settings, with logging started as they say.
-fn configured(
-    environment: Environment<'_>,
-    change: impl FnOnce(&mut Settings),
-) -> Result<Settings, ExitCode> {
-    let Loaded {
-        mut settings,
-        notices,
-    } = load(environment)?;
-    change(&mut settings);
+fn configured(environment: Environment<'_>) -> Result<Settings, ExitCode> {
+    let Loaded { settings, notices } = load(environment)?;
     log::start(&settings.logs);
     for notice in notices {
         tracing::warn!(variable = notice.variable, "{notice}");
