@@ -1,18 +1,24 @@
 //! Parse, wire, run.
 
+mod doctor;
+mod drift;
 mod explain;
 mod lab;
 mod ping;
 mod probe;
 mod read;
+mod save;
 mod whois;
 mod why;
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Pod networking on a cloud VPC: ask, predict, prove.
+///
+/// Also installed as kubectl-branchline: `kubectl branchline why dev/deploy/api rds/orders:5432`.
 #[derive(Debug, Parser)]
 #[command(name = "branchline", version, arg_required_else_help = true)]
 struct Cli {
@@ -25,17 +31,34 @@ enum Command {
     Why(why::WhyArgs),
     Ping(ping::PingArgs),
     WhoIs(whois::WhoIsArgs),
+    Drift(drift::DriftArgs),
+    Doctor(doctor::DoctorArgs),
+    Snapshot(save::SnapshotArgs),
     Explain(explain::ExplainArgs),
     Lab(lab::LabArgs),
     #[command(hide = true)]
     Probe(probe::ProbeArgs),
 }
 
+/// kubectl runs `kubectl-branchline` for `kubectl branchline`: help and errors then say so.
+fn parse() -> Cli {
+    let name = std::env::args_os().next().unwrap_or_default();
+    let plugin = Path::new(&name).file_name().is_some_and(|n| n == "kubectl-branchline");
+    let mut command = Cli::command();
+    if plugin {
+        command = command.bin_name("kubectl branchline");
+    }
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+}
+
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    match parse().command {
         Command::Why(args) => read::finish(why::run(args)),
         Command::Ping(args) => read::finish(ping::run(args)),
         Command::WhoIs(args) => read::finish(whois::run(args)),
+        Command::Drift(args) => read::finish(drift::run(args)),
+        Command::Doctor(args) => read::finish(doctor::run(args)),
+        Command::Snapshot(args) => read::finish(save::run(args)),
         Command::Explain(args) => read::finish(explain::run(args)),
         Command::Probe(args) => read::finish(probe::run(args)),
         // Some of its commands become the first process of a node or a pod: no thread may exist.

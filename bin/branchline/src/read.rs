@@ -85,6 +85,14 @@ impl FromStr for Endpoints {
 }
 
 impl Sources {
+    /// Reads the snapshot, or EC2, the cluster, the agents and EKS; also says EKS's name of the cluster.
+    pub(crate) async fn read_all(&self) -> anyhow::Result<(Inputs, Option<String>)> {
+        match &self.snapshot {
+            Some(file) => Ok((snapshot::file::load(file)?, None)),
+            None => self.live.read_all().await,
+        }
+    }
+
     /// Reads the snapshot, or EC2, the cluster and the agents.
     pub(crate) async fn read(&self) -> anyhow::Result<Inputs> {
         match &self.snapshot {
@@ -104,8 +112,29 @@ impl Live {
         Ok(Box::pin(snapshot::read(&client, kube.as_ref(), &nodes)).await?)
     }
 
+    /// Reads EC2, the cluster, the agents, and EKS where the kubeconfig says which cluster it is.
+    pub(crate) async fn read_all(&self) -> anyhow::Result<(Inputs, Option<String>)> {
+        let mut inputs = self.read().await?;
+        let kube = self.kube().await?;
+        let name = kube.as_ref().and_then(|k| k.eks_name()).map(str::to_owned);
+        if let Some(name) = &name {
+            snapshot::read_addon(&self.eks()?, name, &mut inputs).await;
+        }
+        Ok((inputs, name))
+    }
+
     /// The client of EC2.
     pub(crate) fn ec2(&self) -> anyhow::Result<ec2::Client> {
+        self.builder().build().context("configure the EC2 client")
+    }
+
+    /// The client of EKS.
+    pub(crate) fn eks(&self) -> anyhow::Result<ec2::eks::Client> {
+        let builder = self.builder();
+        builder.build_eks().context("configure the EKS client")
+    }
+
+    fn builder(&self) -> ec2::client::Builder {
         let mut builder = ec2::Client::builder();
         if let Some(region) = &self.region {
             builder = builder.region(region);
@@ -113,7 +142,7 @@ impl Live {
         if let Some(profile) = &self.profile {
             builder = builder.profile(profile);
         }
-        builder.build().context("configure the EC2 client")
+        builder
     }
 
     /// The cluster, if one is named or there is a kubeconfig. Somebody who names nodes and no cluster
@@ -149,9 +178,12 @@ pub(crate) fn finish(verb: impl Future<Output = anyhow::Result<u8>>) -> ExitCode
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             anstream::eprintln!("error: {error:#}");
-            let usage = error
-                .chain()
-                .any(|e| e.is::<reach::Error>() || e.is::<advice::code::UnknownCode>());
+            let bad_input = |e: &&(dyn std::error::Error + 'static)| {
+                let file = e.downcast_ref::<snapshot::Error>();
+                let not_one = matches!(file, Some(snapshot::Error::NotASnapshot { .. }));
+                not_one || e.is::<reach::Error>() || e.is::<advice::code::UnknownCode>()
+            };
+            let usage = error.chain().any(|e| bad_input(&e));
             ExitCode::from(if usage { USAGE } else { BROKEN })
         }
     }

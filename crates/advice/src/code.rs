@@ -8,6 +8,8 @@ use serde::{Serialize, Serializer};
 /// A finding's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Code {
+    /// Settings live only in the DaemonSet.
+    Bl0108,
     /// ENIs of one node disagree on security groups.
     Bl0301,
     /// Node ENIs differ from the launch template.
@@ -24,11 +26,12 @@ pub struct UnknownCode {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Code; 2] = [Code::Bl0301, Code::Bl0302];
+    pub const ALL: [Code; 3] = [Code::Bl0108, Code::Bl0301, Code::Bl0302];
 
     /// One line.
     pub fn title(self) -> &'static str {
         match self {
+            Code::Bl0108 => "settings live only in the DaemonSet",
             Code::Bl0301 => "the ENIs of one node do not carry the same security groups",
             Code::Bl0302 => "a node's ENIs differ from its launch template",
         }
@@ -37,6 +40,7 @@ impl Code {
     /// The page that `branchline explain` prints, Markdown.
     pub fn page(self) -> &'static str {
         match self {
+            Code::Bl0108 => include_str!("../../../docs/findings/BL0108.md"),
             Code::Bl0301 => include_str!("../../../docs/findings/BL0301.md"),
             Code::Bl0302 => include_str!("../../../docs/findings/BL0302.md"),
         }
@@ -46,6 +50,7 @@ impl Code {
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Code::Bl0108 => "BL0108",
             Code::Bl0301 => "BL0301",
             Code::Bl0302 => "BL0302",
         })

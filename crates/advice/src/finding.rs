@@ -54,8 +54,8 @@ pub fn findings(inputs: &Inputs, answer: &Answer) -> Vec<Finding> {
         let Ok(instance) = find_instance(inputs, node) else {
             continue;
         };
-        findings.extend(enis_disagree(inputs, answer, instance));
-        findings.extend(template_differs(inputs, answer, instance));
+        findings.extend(enis_disagree(inputs, Some(answer), instance));
+        findings.extend(template_differs(inputs, Some(answer), instance));
     }
     findings
 }
@@ -67,22 +67,25 @@ fn pod_enis<'a>(world: &'a World, instance: &Instance) -> Vec<&'a Eni> {
     enis
 }
 
-fn enis_disagree(inputs: &Inputs, answer: &Answer, instance: &Instance) -> Option<Finding> {
+/// BL0301 for one node; the answer to a question says whether it is the cause of what was found.
+pub(crate) fn enis_disagree(
+    inputs: &Inputs,
+    answer: Option<&Answer>,
+    instance: &Instance,
+) -> Option<Finding> {
     let world = &inputs.world;
     let enis = pod_enis(world, instance);
     let sets: BTreeSet<&BTreeSet<SgId>> = enis.iter().map(|e| &e.groups).collect();
     if sets.len() < 2 {
         return None;
     }
-    let by_eni = answer
-        .split
-        .as_ref()
-        .is_some_and(|s| s.attribute == Some("ENI"));
+    let split = answer.and_then(|a| a.split.as_ref());
+    let by_eni = split.is_some_and(|s| s.attribute == Some("ENI"));
     let mut sections = vec![Section {
         source: "aws DescribeNetworkInterfaces".to_owned(),
         lines: group_lines(world, &enis),
     }];
-    sections.extend(deciding_rule(answer));
+    sections.extend(answer.and_then(deciding_rule));
     sections.extend(agent_section(inputs, short_name(instance)));
     Some(Finding {
         code: Code::Bl0301,
@@ -160,7 +163,12 @@ fn agent_section(inputs: &Inputs, node: &str) -> Option<Section> {
     })
 }
 
-fn template_differs(inputs: &Inputs, answer: &Answer, instance: &Instance) -> Option<Finding> {
+/// BL0302 for one node.
+pub(crate) fn template_differs(
+    inputs: &Inputs,
+    answer: Option<&Answer>,
+    instance: &Instance,
+) -> Option<Finding> {
     let world = &inputs.world;
     let (id, _) = instance.launch_template()?;
     let template = world.launch_templates.get(&id)?;
@@ -172,7 +180,7 @@ fn template_differs(inputs: &Inputs, answer: &Answer, instance: &Instance) -> Op
         return None;
     }
     let node = short_name(instance);
-    let matters = matters_for_next_node(answer, node);
+    let matters = answer.is_some_and(|a| matters_for_next_node(a, node));
     let missing: BTreeSet<SgId> = primary.groups.difference(wanted).cloned().collect();
     let extra: BTreeSet<SgId> = wanted.difference(&primary.groups).cloned().collect();
     let mut lines = vec![

@@ -7,6 +7,7 @@
 pub mod advise;
 pub mod code;
 pub mod command;
+pub mod drift;
 pub mod finding;
 pub mod fix;
 pub mod json;

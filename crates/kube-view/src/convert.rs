@@ -19,9 +19,10 @@ pub(crate) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-config
 /// Set by `kubectl rollout restart`.
 pub(crate) const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 
-/// The address agent's DaemonSet, by upstream's name.
-pub(crate) fn is_agent(namespace: &str, daemon_set: &str) -> bool {
-    (namespace, daemon_set) == ("kube-system", "aws-node")
+/// Whether a DaemonSet's pods are address agents: by the name of their container, which upstream's
+/// chart and ours share, whatever the DaemonSet is called (a canary has a name of its own).
+fn is_agent(namespace: &str, spec: &objects::PodSpec) -> bool {
+    namespace == "kube-system" && spec.containers.iter().any(|c| c.name == facts::AGENT)
 }
 
 /// Why an object cannot be represented.
@@ -162,9 +163,8 @@ impl Indexed for objects::Pod {
             }
         }
         let owner = owner(&self.metadata);
-        let agent = owner
-            .as_ref()
-            .is_some_and(|o| o.kind == "DaemonSet" && is_agent(&name.namespace, &o.name));
+        let agent = owner.as_ref().is_some_and(|o| o.kind == "DaemonSet")
+            && is_agent(&name.namespace, &self.spec);
         let mut annotations = self.metadata.annotations.take().unwrap_or_default();
         Ok(facts::Pod {
             uid: self.metadata.uid.take().unwrap_or_default(),
@@ -228,7 +228,7 @@ impl Indexed for objects::DaemonSet {
     const KIND: Kind = Kind::DaemonSet;
 
     fn fact(mut self, name: &ObjectName) -> Result<Self::Fact, Refusal> {
-        let agent = is_agent(&name.namespace, &name.name);
+        let agent = is_agent(&name.namespace, &self.spec.template.spec);
         let annotations = self.metadata.annotations.take().unwrap_or_default();
         let by = |key: &str, words: &str| {
             let value = annotations.get(key)?;

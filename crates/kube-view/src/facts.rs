@@ -328,6 +328,9 @@ pub struct DaemonSet {
     pub version: String,
 }
 
+/// The name of the address agent's container, upstream's and ours.
+pub const AGENT: &str = "aws-node";
+
 /// One container of the address agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {

@@ -27,6 +27,9 @@ pub struct Inputs {
     pub limits: BTreeMap<String, InstanceLimits>,
     /// Why limits are missing, if they could not be read.
     pub unread_limits: Option<Unread>,
+    /// The add-on `vpc-cni`; `None` when EKS was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addon: Option<Addon>,
     /// Where sources contradict each other: node by node, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contradictions: Vec<String>,
@@ -70,6 +73,9 @@ pub struct Node {
     pub groups: GroupSync,
     /// Which agent answered, as `branchline 0.1.0` or `upstream`.
     pub agent: String,
+    /// Variables that the agent says it runs with, where its pod declares something else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs_otherwise: Vec<RunsOtherwise>,
     /// Whether a fresh IP would be drawn in the order of device indexes (ours) or at random
     /// (upstream).
     pub packs: bool,
@@ -81,6 +87,36 @@ impl Node {
         let names = [self.name.as_str(), self.instance.as_str()];
         names.contains(&name) || self.kubernetes.as_deref() == Some(name)
     }
+}
+
+/// A variable with two values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunsOtherwise {
+    /// The variable.
+    pub variable: String,
+    /// What the agent's pod declares.
+    pub declared: String,
+    /// What the agent says.
+    pub runs: String,
+}
+
+/// What EKS says of the add-on that manages the agent's DaemonSet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Addon {
+    /// EKS manages it.
+    Managed {
+        /// Its version.
+        version: String,
+        /// Its status, as `ACTIVE`.
+        status: String,
+        /// The variables of its configuration.
+        env: BTreeMap<String, String>,
+    },
+    /// EKS has no such add-on: somebody installed the DaemonSet.
+    Absent,
+    /// It could not be read.
+    Unread(Unread),
 }
 
 /// A pod with an address.

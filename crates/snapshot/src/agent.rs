@@ -1,9 +1,12 @@
 //! What a node's address agent is and does, read from its DaemonSet and its pod: which engine, which
 //! variables, and so how it treats groups and packets.
 
-use kube_view::facts::{Container, EnvValue};
+use std::collections::BTreeMap;
+
+use kube_view::facts::{AGENT, Container, EnvValue};
 use nodenet::{Mark, NodeSettings, VethPrefix};
-use reach::facts::GroupSync;
+use reach::facts::{GroupSync, RunsOtherwise};
+use serde_json::{Value, json};
 use settings::{Engine, Settings};
 
 /// The agent of a node, as far as its image and variables tell.
@@ -18,9 +21,6 @@ pub(crate) struct Agent {
     /// What it does to packets, or why that cannot be said.
     pub(crate) settings: Result<NodeSettings, String>,
 }
-
-/// The container that is the agent.
-pub(crate) const AGENT: &str = "aws-node";
 
 /// Reads an agent from the containers of its pod, or of its DaemonSet's template.
 pub(crate) fn agent(containers: &[Container]) -> Agent {
@@ -133,6 +133,65 @@ fn node_settings(settings: &Settings) -> Result<NodeSettings, String> {
     })
 }
 
+/// What an agent tells of its variables: the documents of its introspection, as they are.
+pub(crate) type Documents = BTreeMap<String, Value>;
+
+/// Variables that an agent runs with otherwise than its pod declares. What the agent does not tell, or
+/// the pod does not declare by value, is passed over.
+pub(crate) fn runs_otherwise(containers: &[Container], told: &Documents) -> Vec<RunsOtherwise> {
+    let Some(main) = containers.iter().find(|c| c.name == AGENT) else {
+        return Vec::new();
+    };
+    let Ok(declared) = variables(main) else {
+        return Vec::new();
+    };
+    let (net, warm) = (&declared.network, &declared.warm);
+    let networks =
+        |list: &[ipnet::Ipv4Net]| json!(list.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let expected = [
+        ("WARM_ENI_TARGET", json!(warm.eni)),
+        ("WARM_IP_TARGET", json!(warm.ip)),
+        ("MINIMUM_IP_TARGET", json!(warm.minimum)),
+        ("MAX_ENI", json!(declared.max_eni.map_or(-1, i64::from))),
+        ("AWS_VPC_K8S_CNI_EXTERNALSNAT", json!(net.external_snat)),
+        (
+            "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS",
+            networks(&net.exclude_snat),
+        ),
+        (
+            "AWS_EXTERNAL_SERVICE_CIDRS",
+            networks(&net.external_services),
+        ),
+        ("AWS_VPC_CNI_NODE_PORT_SUPPORT", json!(net.node_port)),
+        ("AWS_VPC_K8S_CNI_CONNMARK", json!(net.connmark)),
+        ("AWS_VPC_ENI_MTU", json!(net.eni_mtu)),
+        ("AWS_VPC_K8S_CNI_VETHPREFIX", json!(net.veth_prefix)),
+    ];
+    let differs = |(variable, declared): (&str, Value)| {
+        let runs = told.get(variable)?;
+        (!same(&declared, runs)).then(|| RunsOtherwise {
+            variable: variable.to_owned(),
+            declared: text(&declared),
+            runs: text(runs),
+        })
+    };
+    expected.into_iter().filter_map(differs).collect()
+}
+
+/// Upstream writes some numbers and lists as text, and an empty list as null.
+fn same(a: &Value, b: &Value) -> bool {
+    a == b || text(a) == text(b)
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +244,26 @@ mod tests {
             .settings
             .unwrap_err();
         assert!(why.contains("AWS_VPC_ENI_MTU"), "{why}");
+    }
+
+    #[test]
+    fn what_an_agent_tells_is_compared_with_what_is_declared() {
+        let declared = [container(
+            "branchline/aws-node:1",
+            &[("WARM_IP_TARGET", "2")],
+        )];
+        let told = [
+            ("WARM_IP_TARGET", json!(5)),
+            ("WARM_ENI_TARGET", json!("1")),
+            ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", Value::Null),
+        ];
+        let told = told.map(|(k, v)| (k.to_owned(), v)).into();
+        let differs = runs_otherwise(&declared, &told);
+        assert_eq!(differs.len(), 1, "{differs:?}");
+        assert_eq!(
+            (differs[0].declared.as_str(), differs[0].runs.as_str()),
+            ("2", "5")
+        );
     }
 
     #[test]

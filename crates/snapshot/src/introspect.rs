@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use vpc::facts::InstanceId;
 
 use crate::Error;
+use crate::agent::Documents;
 
 /// Where a node's agent answers: `ip-10-0-1-11=http://127.0.0.1:61679`, as somebody forwarded it
 /// (the agent itself listens on the node's loopback address only).
@@ -50,7 +51,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Asks a node's agent which pods it has and what it does about groups. `instance` is the node's
 /// instance by EC2's word.
-pub(crate) async fn read_node(endpoint: &Endpoint, instance: InstanceId) -> Result<Node, Error> {
+pub(crate) async fn read_node(
+    endpoint: &Endpoint,
+    instance: InstanceId,
+) -> Result<(Node, Documents), Error> {
     let enis: Enis = match get(endpoint, "/v1/enis").await? {
         Some(enis) => enis,
         None => return Err(endpoint.failed("/v1/enis", "the agent has no such document")),
@@ -62,7 +66,12 @@ pub(crate) async fn read_node(endpoint: &Endpoint, instance: InstanceId) -> Resu
         let why = format!("the agent is not ready: {}", state.reason);
         return Err(endpoint.failed("/state", &why));
     }
-    Ok(Node {
+    let mut documents = Documents::new();
+    for path in ["/v1/ipamd-env-settings", "/v1/networkutils-env-settings"] {
+        // Both are upstream's, and absent from agents that are older than they are.
+        documents.extend(get::<Documents>(endpoint, path).await?.unwrap_or_default());
+    }
+    let node = Node {
         name: endpoint.node.clone(),
         instance,
         kubernetes: None,
@@ -73,7 +82,9 @@ pub(crate) async fn read_node(endpoint: &Endpoint, instance: InstanceId) -> Resu
         groups: group_sync(endpoint, state.as_ref())?,
         packs: state.is_some(),
         agent: state.map_or_else(|| "upstream".to_owned(), |s| s.agent),
-    })
+        runs_otherwise: Vec::new(),
+    };
+    Ok((node, documents))
 }
 
 fn pods(endpoint: &Endpoint, enis: &Enis) -> Result<Vec<Pod>, Error> {

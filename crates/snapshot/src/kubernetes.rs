@@ -288,6 +288,19 @@ impl Kube {
         Ok((into.index.into_facts(), into.evidence))
     }
 
+    /// What ends the reading as a whole.
+    pub(crate) fn fatal(&self, error: &kube::Error) -> Error {
+        fatal(&self.server, self.context.as_deref(), error)
+    }
+
+    /// EKS's name of the cluster, if the kubeconfig has its ARN or eksctl's name of it.
+    pub fn eks_name(&self) -> Option<&str> {
+        match self.name.rsplit_once(":cluster/") {
+            Some((arn, name)) if arn.starts_with("arn:") => Some(name),
+            _ => Some(self.name.strip_suffix(".eksctl.io")?.split('.').next()?),
+        }
+    }
+
     async fn list<K>(&self, parts: Parts) -> Result<Listed<K>, Error>
     where
         K: Indexed + Resource<DynamicType = ()> + DeserializeOwned,
@@ -321,7 +334,7 @@ impl Kube {
                 right,
                 reason: format!("the answer cannot be understood: {error}"),
             })),
-            Err(error) => Err(fatal(&self.server, self.context.as_deref(), &error)),
+            Err(error) => Err(self.fatal(&error)),
         }
     }
 

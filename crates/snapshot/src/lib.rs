@@ -9,8 +9,9 @@ pub mod file;
 mod introspect;
 mod kubernetes;
 mod nodes;
+pub mod rights;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use ec2::Client;
@@ -18,10 +19,12 @@ use ec2::facts::{ReadError, Scope, read_world};
 use ec2::types::{DescribeInstanceTypesRequest, InstanceTypeInfo};
 use jiff::Timestamp;
 use reach::Inputs;
-use reach::facts::{Evidence, InstanceLimits, Node};
+use reach::facts::{Addon, Evidence, InstanceLimits, Node};
 use reach::resolve::find_instance;
 use tokio::task::JoinSet;
 use vpc::facts::{InstanceId, Unread};
+
+use crate::agent::Documents;
 
 pub use introspect::Endpoint;
 pub use kubernetes::{Kube, KubeOptions, connect};
@@ -248,6 +251,56 @@ fn instance_limits(info: &InstanceTypeInfo) -> Result<(String, InstanceLimits), 
     Ok((name, limits))
 }
 
+/// Asks EKS for the add-on that manages the agent's DaemonSet.
+pub async fn read_addon(client: &ec2::eks::Client, cluster: &str, inputs: &mut Inputs) {
+    let request = ec2::eks::DescribeAddonRequest {
+        cluster_name: cluster.to_owned(),
+        addon_name: "vpc-cni".to_owned(),
+    };
+    let addon = match client.call(request).await {
+        Ok(answer) => {
+            let values = answer.addon.configuration_values.as_deref();
+            match env_of(values.unwrap_or_default()) {
+                Ok(env) => Addon::Managed {
+                    version: answer.addon.addon_version,
+                    status: answer.addon.status,
+                    env,
+                },
+                Err(why) => Addon::Unread(Unread {
+                    action: "eks:DescribeAddon".to_owned(),
+                    reason: format!("the configuration of vpc-cni is neither JSON nor YAML: {why}"),
+                }),
+            }
+        }
+        Err(error) if error.code() == Some("ResourceNotFoundException") => Addon::Absent,
+        Err(error) => Addon::Unread(Unread {
+            action: "eks:DescribeAddon".to_owned(),
+            reason: error.to_string(),
+        }),
+    };
+    let call = format!("eks:DescribeAddon {cluster} vpc-cni");
+    inputs.evidence.push(evidence("aws", &call));
+    inputs.addon = Some(addon);
+}
+
+/// The variables of `{"env": {…}}`, which may also be written as YAML.
+fn env_of(values: &str) -> Result<BTreeMap<String, String>, serde_saphyr::Error> {
+    if values.trim().is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let document: serde_json::Value = serde_saphyr::from_str(values)?;
+    let env = document.get("env").and_then(|e| e.as_object());
+    let text = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    Ok(env
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name.clone(), text(value)))
+        .collect())
+}
+
 /// Asks all agents at once.
 async fn ask_agents(endpoints: &[Endpoint], inputs: &mut Inputs) {
     let mut asked = JoinSet::new();
@@ -265,12 +318,12 @@ async fn ask_agents(endpoints: &[Endpoint], inputs: &mut Inputs) {
     }
     while let Some(answer) = asked.join_next().await {
         match answer {
-            Ok((endpoint, Ok(node))) => {
+            Ok((endpoint, Ok((node, documents)))) => {
                 inputs.evidence.push(evidence(
                     "node",
                     &format!("{} {}v1/enis", node.name, endpoint.url),
                 ));
-                nodes::from_agent(inputs, node);
+                nodes::from_agent(inputs, node, documents);
             }
             Ok((endpoint, Err(error))) => {
                 let known = inputs.nodes.values().any(|n| n.answers_to(&endpoint.node));
@@ -293,7 +346,10 @@ async fn ask_agents(endpoints: &[Endpoint], inputs: &mut Inputs) {
     }
 }
 
-async fn ask(endpoint: Endpoint, instance: InstanceId) -> (Endpoint, Result<Node, Error>) {
+async fn ask(
+    endpoint: Endpoint,
+    instance: InstanceId,
+) -> (Endpoint, Result<(Node, Documents), Error>) {
     let node = introspect::read_node(&endpoint, instance).await;
     (endpoint, node)
 }

@@ -10,12 +10,7 @@ use reach::facts::{Node, Pod};
 use reach::resolve::short_name;
 use vpc::facts::{Instance, InstanceId};
 
-use crate::agent::{self, Agent};
-
-/// The agent's DaemonSet.
-pub(crate) fn daemon_set() -> ObjectName {
-    ObjectName::new("kube-system", "aws-node")
-}
+use crate::agent::{self, Agent, Documents};
 
 /// Adds the nodes that Kubernetes knows.
 pub(crate) fn from_kubernetes(inputs: &mut Inputs) {
@@ -61,6 +56,7 @@ pub(crate) fn from_kubernetes(inputs: &mut Inputs) {
             groups: agent.groups,
             agent: agent.name,
             packs: agent.packs,
+            runs_otherwise: Vec::new(),
         };
         inputs.nodes.insert(node.name.clone(), node);
     }
@@ -121,7 +117,8 @@ fn agent_of(cluster: &Cluster, node: &str) -> Agent {
     if let Some(pod) = agent_pod(cluster, node) {
         return agent::agent(&cluster.pods[&pod].containers);
     }
-    let set = cluster.daemon_sets.get(&daemon_set());
+    let mut sets = cluster.daemon_sets.values();
+    let set = sets.find(|s| !s.containers.is_empty());
     match (set, cluster.unread.get(&Kind::DaemonSet)) {
         (Some(set), _) => agent::agent(&set.containers),
         (None, Some(unread)) => Agent {
@@ -129,7 +126,10 @@ fn agent_of(cluster: &Cluster, node: &str) -> Agent {
             ..agent::agent(&[])
         },
         (None, None) => Agent {
-            settings: Err(format!("there is no DaemonSet {}", daemon_set())),
+            settings: Err(format!(
+                "no DaemonSet in kube-system has a container {}",
+                kube_view::facts::AGENT
+            )),
             ..agent::agent(&[])
         },
     }
@@ -144,7 +144,7 @@ fn agent_pod(cluster: &Cluster, node: &str) -> Option<ObjectName> {
 }
 
 /// Puts what an agent says of its node beside what is known of it.
-pub(crate) fn from_agent(inputs: &mut Inputs, told: Node) {
+pub(crate) fn from_agent(inputs: &mut Inputs, told: Node, documents: Documents) {
     let Some(known) = inputs
         .nodes
         .values_mut()
@@ -155,6 +155,14 @@ pub(crate) fn from_agent(inputs: &mut Inputs, told: Node) {
         return;
     };
     let cluster = inputs.kubernetes.as_ref();
+    if let Some(pod) = known
+        .kubernetes
+        .as_deref()
+        .and_then(|n| agent_pod(cluster?, n))
+    {
+        let containers = cluster.map(|c| c.pods[&pod].containers.as_slice());
+        known.runs_otherwise = agent::runs_otherwise(containers.unwrap_or_default(), &documents);
+    }
     let lines = disagreements(cluster, known, &told);
     known.groups = told.groups;
     known.agent = told.agent;

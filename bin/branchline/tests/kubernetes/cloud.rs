@@ -169,9 +169,20 @@ impl Cloud {
 
     /// What the EC2 console does to "an instance": the groups of its primary interface.
     pub async fn attach_by_hand(&self, machine: &Machine) {
+        self.groups_of_primary(machine, vec![self.nodes.clone(), self.add_sg.clone()])
+            .await;
+    }
+
+    /// And back.
+    pub async fn detach_by_hand(&self, machine: &Machine) {
+        self.groups_of_primary(machine, vec![self.nodes.clone()])
+            .await;
+    }
+
+    async fn groups_of_primary(&self, machine: &Machine, groups: Vec<String>) {
         let modify = ModifyNetworkInterfaceAttributeRequest {
             network_interface_id: some(&machine.enis[0].0),
-            groups: vec![self.nodes.clone(), self.add_sg.clone()],
+            groups,
             ..Default::default()
         };
         self.sim.call(&modify).await.expect("groups");

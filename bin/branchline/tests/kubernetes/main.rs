@@ -4,8 +4,11 @@
 
 mod cloud;
 mod control_plane;
+mod drift;
+mod files;
 mod objects;
 mod questions;
+mod rights;
 
 use std::path::Path;
 use std::process::Output;
@@ -70,7 +73,7 @@ pub fn world() -> Arc<World> {
     })
 }
 
-async fn build() -> World {
+pub async fn build() -> World {
     let cloud = Cloud::start().await;
     let first = cloud.machine("t3.medium", 3, 6).await;
     let second = cloud.machine("t3.medium", 3, 6).await;
@@ -183,17 +186,33 @@ impl World {
     }
 
     pub fn tool_with(&self, kubeconfig: &Path, args: &[&str]) -> Told {
+        self.run(Some(kubeconfig), &self.cloud.url, args)
+    }
+
+    /// Runs the tool against another account.
+    pub fn tool_at(&self, url: &str, user: &str, args: &[&str]) -> Told {
+        self.run(Some(&self.plane.of(user)), url, args)
+    }
+
+    /// Runs the tool where neither the cluster nor AWS can be reached.
+    pub fn tool_offline(&self, args: &[&str]) -> Told {
+        self.run(None, "http://127.0.0.1:9", args)
+    }
+
+    fn run(&self, kubeconfig: Option<&Path>, url: &str, args: &[&str]) -> Told {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_branchline"));
         command
             .args(args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.plane.dir.path())
-            .env("KUBECONFIG", kubeconfig)
-            .env("AWS_ENDPOINT_URL_EC2", &self.cloud.url)
+            .env("AWS_ENDPOINT_URL", url)
             .env("AWS_REGION", "us-west-2")
             .env("AWS_ACCESS_KEY_ID", "branchline")
             .env("AWS_SECRET_ACCESS_KEY", "branchline");
+        if let Some(kubeconfig) = kubeconfig {
+            command.env("KUBECONFIG", kubeconfig);
+        }
         let Output {
             status,
             stdout,

@@ -121,6 +121,7 @@ fn no_secret_is_kept() {
     agent["metadata"]["namespace"] = json!("kube-system");
     agent["metadata"]["ownerReferences"] =
         json!([{"kind": "DaemonSet", "name": "aws-node", "controller": true}]);
+    agent["spec"]["containers"][0]["name"] = json!("aws-node");
     agent["spec"]["containers"][0]["env"] = json!([
         {"name": "AWS_SECRET_ACCESS_KEY", "value": "secret"},
         {"name": "WARM_IP_TARGET", "value": "2"},

@@ -1,0 +1,39 @@
+//! `branchline drift`: declared, DaemonSet, nodes, ENIs.
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::read::{FAILS, HOLDS, Output, Sources, UNKNOWN};
+
+/// What is declared, what the DaemonSet says, what each node runs, and who attached a group by hand.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Compares
+  the EKS add-on's configuration with the DaemonSet's variables (BL0108);
+  the DaemonSet's variables and images with those of each node's agent pod;
+  each pod's variables with what its agent says it runs with (--node NODE=URL);
+  the security groups of each node's ENIs with each other and with the launch template (BL0301, BL0302).
+
+Exit codes:
+  0 no drift   1 drift   2 wrong usage   3 something needed could not be read   5 the tool failed")]
+pub(crate) struct DriftArgs {
+    #[command(flatten)]
+    sources: Sources,
+}
+
+pub(crate) async fn run(args: DriftArgs) -> anyhow::Result<u8> {
+    let (inputs, eks) = args.sources.read_all().await?;
+    let drift = advice::drift::drift(&inputs, eks.as_deref());
+    match args.sources.output {
+        Output::Text => {
+            let text = advice::drift::render(&drift).context("render the drift")?;
+            anstream::print!("{text}");
+        }
+        Output::Json => println!("{}", serde_json::to_string_pretty(&drift)?),
+    }
+    Ok(match (drift.is_empty(), drift.unknown.is_empty()) {
+        (false, _) => FAILS,
+        (true, false) => UNKNOWN,
+        (true, true) => HOLDS,
+    })
+}
