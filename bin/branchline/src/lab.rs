@@ -134,6 +134,9 @@ struct UpArgs {
     /// The directory with Kubernetes' programs, if not the one that was built beside branchline.
     #[arg(long, value_name = "DIR", env = "KUBEBUILDER_ASSETS")]
     kubernetes: Option<PathBuf>,
+    /// The directory with another containerd for the nodes than the distribution's, and its shim.
+    #[arg(long, value_name = "DIR", env = "BRANCHLINE_CONTAINERD")]
+    containerd: Option<PathBuf>,
 }
 
 impl UpArgs {
@@ -145,6 +148,7 @@ impl UpArgs {
             port: self.port,
             program: program()?,
             kubernetes: self.kubernetes.as_ref().map(whole).transpose()?,
+            containerd: self.containerd.as_ref().map(whole).transpose()?,
         })
     }
 }

@@ -239,6 +239,17 @@ pub enum Error {
         /// The programs that are not there.
         missing: String,
     },
+    /// A directory given for containerd that has not got it.
+    #[error(
+        "no containerd in {}, missing: {missing}; name a directory with them by --containerd or BRANCHLINE_CONTAINERD, or leave it out for the distribution's",
+        dir.display()
+    )]
+    NoContainerd {
+        /// The directory.
+        dir: PathBuf,
+        /// The programs that are not there.
+        missing: String,
+    },
     /// A program that is not Kubernetes, or too old.
     #[error(
         "{} said '{said}' to --version: the lab's clusters are Kubernetes {wanted}; build it with scripts/kubernetes.sh, or see --kubernetes and KUBEBUILDER_ASSETS",

@@ -30,6 +30,8 @@ pub struct UpOptions {
     /// The directory with Kubernetes' programs; see [`crate::cluster::Binaries::find`] for where they
     /// are looked for otherwise.
     pub kubernetes: Option<PathBuf>,
+    /// The directory with another containerd for the nodes than the distribution's.
+    pub containerd: Option<PathBuf>,
 }
 
 /// What a starting daemon tells whoever started it, one JSON object a line.
@@ -158,6 +160,9 @@ fn start_daemon(place: &Place, options: &UpOptions) -> Result<Child, Error> {
     }
     if let Some(kubernetes) = &options.kubernetes {
         command.arg("--kubernetes").arg(kubernetes);
+    }
+    if let Some(containerd) = &options.containerd {
+        command.arg("--containerd").arg(containerd);
     }
     command.current_dir("/");
     command

@@ -45,6 +45,8 @@ pub(super) struct Plan {
     pub(super) hosts: watch::Receiver<BTreeMap<String, PathBuf>>,
     /// The directory with Kubernetes' programs, when one was given.
     pub(super) kubernetes: Option<PathBuf>,
+    /// `--containerd`.
+    pub(super) containerd: Option<PathBuf>,
     /// Clusters that instances can join.
     pub(super) joinable: Joinable,
     /// Addresses of hosts on the internet.
@@ -411,6 +413,7 @@ impl Launcher {
                         place: self.plan.place.clone(),
                         program: self.plan.program.clone(),
                         kubernetes: self.plan.kubernetes.clone(),
+                        containerd: self.plan.containerd.clone(),
                         sim: self.sim.clone(),
                         joinable: self.plan.joinable.clone(),
                         state: self.state.clone(),

@@ -86,6 +86,7 @@ pub(super) struct Ways {
     pub(super) program: PathBuf,
     /// The directory with Kubernetes' programs, when one was given.
     pub(super) kubernetes: Option<PathBuf>,
+    pub(super) containerd: Option<PathBuf>,
     pub(super) sim: Sim,
     pub(super) joinable: Joinable,
     pub(super) state: watch::Sender<State>,
@@ -108,6 +109,7 @@ impl Ways {
     async fn try_join(&self, candidate: &Candidate) -> Result<(), Error> {
         let (place, node) = (self.place.clone(), candidate.node.clone());
         let (program, kubernetes) = (self.program.clone(), self.kubernetes.clone());
+        let containerd = self.containerd.clone();
         blocking(move || {
             let binaries = Binaries::find(kubernetes.as_deref(), &program)?;
             let programs = Programs {
@@ -115,7 +117,7 @@ impl Ways {
                 kubernetes: binaries.dir().to_owned(),
                 version: binaries.version().to_owned(),
             };
-            kube::start_runtime(&place, &node, &programs)
+            kube::start_runtime(&place, &node, &programs, containerd.as_deref())
         })
         .await?;
         let Some(joining) = self.cluster(&candidate.cluster).await else {

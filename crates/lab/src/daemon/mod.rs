@@ -225,6 +225,7 @@ impl Lab {
                 .collect(),
             hosts,
             kubernetes: options.kubernetes.clone(),
+            containerd: options.containerd.clone(),
             joinable: joinable.clone(),
             internet: internet(&topology),
         };

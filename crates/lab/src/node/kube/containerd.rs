@@ -1,7 +1,7 @@
 //! containerd's configuration, as the EKS images have it where that matters.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{CONTAINERD, REGISTRY, SOCKET, installed};
 use crate::error::{Error, IoContext as _};
@@ -85,9 +85,32 @@ pub(super) fn registry(place: &Place, programs: &Programs) -> ServiceSpec {
     super::service(REGISTRY, programs.branchline.clone(), args)
 }
 
-/// containerd as a service of a node.
-pub(super) fn service() -> Result<ServiceSpec, Error> {
+/// containerd as a service of a node: the distribution's, or the one in `dir`.
+pub(super) fn service(dir: Option<&Path>) -> Result<ServiceSpec, Error> {
     installed("runc")?;
+    let program = match dir {
+        None => installed("containerd")?,
+        Some(dir) => given(dir)?,
+    };
     let args = vec!["--config".into(), "/etc/containerd/config.toml".into()];
-    Ok(super::service(CONTAINERD, installed("containerd")?, args))
+    let mut service = super::service(CONTAINERD, program, args);
+    if let Some(dir) = dir {
+        // It looks for its shim there.
+        let path = format!("{}:{}", dir.display(), super::PATH);
+        service.env.insert("PATH".to_owned(), path);
+    }
+    Ok(service)
+}
+
+/// The containerd in a directory that must have its shim too.
+fn given(dir: &Path) -> Result<PathBuf, Error> {
+    let programs = ["containerd", "containerd-shim-runc-v2"].into_iter();
+    let missing: Vec<&str> = programs.filter(|p| !dir.join(p).is_file()).collect();
+    if missing.is_empty() {
+        return Ok(dir.join("containerd"));
+    }
+    Err(Error::NoContainerd {
+        dir: dir.to_owned(),
+        missing: missing.join(", "),
+    })
 }

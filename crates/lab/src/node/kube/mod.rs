@@ -79,11 +79,17 @@ pub struct Taint {
 }
 
 /// Starts the container runtime of the cluster's node `node`, which keeps it running. A disk on which
-/// it never ran is given all images first.
+/// it never ran is given all images first. `containerd` is a directory with another containerd and its
+/// shim than the distribution's.
 ///
 /// # Errors
-/// When containerd or runc is not installed, its files cannot be written, or an image cannot be made.
-pub fn start_runtime(place: &Place, node: &str, programs: &Programs) -> Result<(), Error> {
+/// When containerd or runc is not there, its files cannot be written, or an image cannot be made.
+pub fn start_runtime(
+    place: &Place,
+    node: &str,
+    programs: &Programs,
+    containerd: Option<&Path>,
+) -> Result<(), Error> {
     let disk = place.node_disk(node);
     let root = on_disk(&disk, "/var/lib/containerd");
     let ran = fs::read_dir(&root).is_ok_and(|mut entries| entries.next().is_some());
@@ -92,7 +98,7 @@ pub fn start_runtime(place: &Place, node: &str, programs: &Programs) -> Result<(
     }
     containerd::write(&disk)?;
     start(place, node, containerd::registry(place, programs))?;
-    start(place, node, containerd::service()?)
+    start(place, node, containerd::service(containerd)?)
 }
 
 /// Makes the node `node` a member of a cluster: writes the kubelet's files and starts it. The runtime must
