@@ -23,6 +23,8 @@ want /etc/ssl/certs/ca-certificates.crt ca-certificates
   want containerd containerd
   want runc runc
   want busybox busybox-static
+  want bash bash
+  want curl curl
   want /usr/lib/cni/loopback containernetworking-plugins
   want python3 python3
   python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || need+=(python3-venv)

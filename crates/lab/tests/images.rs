@@ -179,6 +179,7 @@ fn containers_run_from_a_copy_and_leave_other_copies_alone() {
 
     let told = one.run(image::NGINX, &["sh", "-c", TOOLS]);
     assert!(told.contains("bash: "), "{told}");
+    assert!(told.contains("ss utility, iproute2"), "{told}");
     assert!(told.contains(" sees 127.0.0.1:"), "{told}");
     assert!(told.contains("GET /hello"), "{told}");
     assert!(told.contains(r#""seen":"connected""#), "{told}");
@@ -273,6 +274,7 @@ fn pulled(node: &Containerd, kit: &Kit) {
 const TOOLS: &str = "echo > /written
 bash --version | sed -n 's/^GNU bash.*/bash: yes/p'
 ip link set lo up
+ss -V
 branchline lab listen http/80 tcp/81 &
 server=$!
 n=0

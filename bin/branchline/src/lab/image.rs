@@ -33,11 +33,7 @@ impl Built {
     fn programs(&self) -> anyhow::Result<Programs> {
         let branchline = super::program()?;
         let binaries = Binaries::find(self.kubernetes.as_deref(), &branchline)?;
-        Ok(Programs {
-            branchline,
-            kubernetes: binaries.dir().to_owned(),
-            version: binaries.version().to_owned(),
-        })
+        Ok(Programs::new(branchline, &binaries))
     }
 }
 

@@ -24,6 +24,7 @@ use super::tools::Tools;
 use super::webhook::{self, Authenticate, User, Webhook};
 use crate::daemon::{Forward, blocking, forward};
 use crate::error::Error;
+use crate::image::{self, Programs};
 use crate::state::ClusterState;
 
 /// The lab's own user; its rights are in `boot.yaml`.
@@ -48,8 +49,8 @@ struct Cluster {
     forward: Option<Forward>,
     /// The last such port: kubeconfigs name it.
     port: Option<u16>,
-    /// Generations of the add-ons as they were installed last; 0 is the default one.
-    installed: BTreeMap<&'static str, u64>,
+    /// Generations of the add-ons as they were installed last; `None` is what EKS knows nothing of.
+    installed: BTreeMap<&'static str, Option<u64>>,
 }
 
 /// Lives a cluster's life: ends when `views` says that the cluster is gone.
@@ -104,6 +105,8 @@ async fn begin(shared: &Shared, view: &ClusterView) -> Result<Cluster, Error> {
     let (own, cluster) = (shared.clone(), name.clone());
     let (binaries, plane) = blocking(move || {
         let binaries = own.binaries()?;
+        // Its nodes will need them when the control plane is there.
+        image::prepare_aside(Programs::new(own.program.clone(), &binaries));
         let plane = Plane::boot(&own.place, &own.cgroups, &cluster, &own.program)?;
         Ok((binaries, Arc::new(plane)))
     })
@@ -269,7 +272,7 @@ async fn follow(shared: &Shared, cluster: &mut Cluster, view: &ClusterView) -> R
     let own = !shared.furnished().contains(&view.name);
     for name in addons::NAMES {
         let wanted = view.addons.iter().find(|a| a.name == name);
-        if own || wanted.is_some() {
+        if own || wanted.is_some() || cluster.installed.contains_key(name) {
             install(shared, cluster, name, wanted).await?;
         }
     }
@@ -340,8 +343,8 @@ async fn publish(shared: &Shared, cluster: &mut Cluster, view: &ClusterView) -> 
 }
 
 /// Installs an add-on that is not there yet, as EKS does for a new cluster, or whose configuration
-/// has changed. That it cannot be installed is told to EKS, where its user looks, and to the lab
-/// when nobody asked for another configuration.
+/// has changed, and removes one that was deleted. That it cannot be installed is told to EKS, where
+/// its user looks, and is trouble of the lab's own when it never was.
 async fn install(
     shared: &Shared,
     cluster: &mut Cluster,
@@ -349,34 +352,36 @@ async fn install(
     wanted: Option<&AddonView>,
 ) -> Result<(), Error> {
     let known = cluster.installed.get(name).copied();
-    let generation = match wanted {
-        Some(addon) => addon.generation,
-        None if known.is_some() => return Ok(()),
-        None => 0,
-    };
+    let generation = wanted.map(|a| a.generation);
     if known == Some(generation) {
         return Ok(());
     }
     let configuration = wanted.map_or_else(|| json!({}), |a| a.configuration.clone());
     let (tools, around) = (Arc::clone(&cluster.tools), cluster.around.clone());
-    let install = move || addons::install(&tools, &around, name, &configuration);
-    let outcome = blocking(install).await;
+    let deleted = wanted.is_none() && known.is_some();
+    let work = move || {
+        if deleted {
+            addons::remove(&tools, &around, name)
+        } else {
+            addons::install(&tools, &around, name, &configuration)
+        }
+    };
+    let outcome = blocking(work).await;
     cluster.installed.insert(name, generation);
-    if wanted.is_none() {
-        return outcome;
+    if let Some(generation) = generation {
+        let told = outcome.as_ref().copied().map_err(ToString::to_string);
+        let eks = shared.sim.eks();
+        if let Err(gone) = eks.report_addon(&cluster.spec.cluster, name, generation, told) {
+            tracing::info!(addon = name, %gone, "an add-on was deleted while it was installed");
+        }
     }
-    let told = outcome.as_ref().map(|()| ()).map_err(ToString::to_string);
-    let eks = shared.sim.eks();
-    if let Err(gone) = eks.report_addon(&cluster.spec.cluster, name, generation, told) {
-        tracing::info!(addon = name, %gone, "an add-on was deleted while it was installed");
+    match outcome {
+        Err(error) if known.is_some() => {
+            tracing::error!(addon = name, %error, "an add-on was not brought to its new state");
+            Ok(())
+        }
+        outcome => outcome,
     }
-    if known.is_none() {
-        return outcome;
-    }
-    if let Err(error) = outcome {
-        tracing::error!(addon = name, %error, "an add-on's configuration was not applied");
-    }
-    Ok(())
 }
 
 /// Removes what a cluster had. Nodes of it are instances: they end with their instances.

@@ -122,6 +122,8 @@ fn with_shell(tree: Tree) -> Tree {
     tree.busybox("/bin/busybox", Path::new("/bin/busybox"))
         .program("/bin/bash", Path::new("/bin/bash"))
         .program("/usr/bin/curl", Path::new("/usr/bin/curl"))
+        .program("/usr/sbin/ip", Path::new("/bin/ip"))
+        .program("/usr/bin/ss", Path::new("/bin/ss"))
         .link("/usr/bin/env", "/bin/busybox")
 }
 

@@ -27,6 +27,7 @@ pub use load::load;
 pub use name::ImageName;
 pub use store::Store;
 
+use crate::cluster::Binaries;
 use crate::error::Error;
 use crate::place::Place;
 
@@ -54,6 +55,16 @@ pub struct Programs {
 }
 
 impl Programs {
+    /// Kubernetes' programs beside those next to `branchline`.
+    #[must_use]
+    pub fn new(branchline: PathBuf, kubernetes: &Binaries) -> Self {
+        Self {
+            branchline,
+            kubernetes: kubernetes.dir().to_owned(),
+            version: kubernetes.version().to_owned(),
+        }
+    }
+
     fn beside(&self, name: &str) -> PathBuf {
         self.branchline.with_file_name(name)
     }
@@ -95,6 +106,16 @@ pub fn prepare(programs: &Programs) -> Result<(), Error> {
     let _lock = store.lock()?;
     make(programs, &store)?;
     template::ensure(&store).map(drop)
+}
+
+/// [`prepare`] beside whatever else happens: the first [`install`] waits for what is left of it, and
+/// says what went wrong.
+pub fn prepare_aside(programs: Programs) {
+    std::thread::spawn(move || {
+        if let Err(error) = prepare(&programs) {
+            tracing::warn!(%error, "the images are not ready");
+        }
+    });
 }
 
 /// Fills the root directory of a containerd that has not run yet with all images, unpacked. It needs
