@@ -23,11 +23,13 @@ use crate::why::Asked;
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
+  branchline ping dev/deploy/api rds/orders:5432 -c 6        from six of its pods
   branchline ping node/ip-10-0-1-11 rds/orders:5432          from every pod of the node
   branchline ping pod/api-1 10.0.21.40:5432 -o json
 
-One connection (or datagram) is opened from each pod by running `branchline probe` in it. How a
-command is run in a pod is told by --exec, for example 'kubectl exec -n {namespace} {name} --'.
+One connection (or datagram) is opened from each pod by running `branchline probe` in it, by
+`kubectl exec` where Kubernetes knows the pods; --exec names another way. The pod's image must have
+the program (branchline/tools has it): --program says what it is called there.
 
 Exit codes:
   0 all connected   1 some did not   2 wrong usage   3 a prediction is unknown
@@ -40,10 +42,12 @@ pub(crate) struct PingArgs {
     /// Ask this many pods only.
     #[arg(short, long, value_name = "N")]
     count: Option<usize>,
-    /// How to run a command in a pod; {pod}, {namespace} and {name} are filled in.
+    /// How to run a command in a pod; {pod}, {namespace} and {name} are filled in. With a cluster:
+    /// kubectl exec -n {namespace} {name} --
     #[arg(long, env = "BRANCHLINE_EXEC", value_name = "COMMAND")]
     exec: Option<String>,
-    /// The program that sends, as it is called in the pod; else this one.
+    /// The program that sends, as it is called in the pod; else branchline from the image's PATH, or
+    /// with --exec this one.
     #[arg(long, value_name = "PROGRAM")]
     program: Option<String>,
     /// How long to wait for an answer, in seconds.
@@ -101,11 +105,7 @@ pub(crate) async fn run(args: PingArgs) -> anyhow::Result<u8> {
             question.destination
         );
     }
-    let Some(exec) = &args.exec else {
-        bail!(
-            "how is a command run in a pod? set --exec or BRANCHLINE_EXEC, for example 'kubectl exec -n {{namespace}} {{name}} --' (for the lab: eval \"$(branchline lab env)\")"
-        );
-    };
+    let (exec, program) = how(&args, &inputs)?;
     let answer = ask(&inputs, &question)?;
     if answer.running.is_empty() {
         bail!(
@@ -114,13 +114,6 @@ pub(crate) async fn run(args: PingArgs) -> anyhow::Result<u8> {
             answer.unknown.join("; ")
         );
     }
-    let program = match &args.program {
-        Some(program) => program.clone(),
-        None => std::env::current_exe()
-            .context("find this program")?
-            .display()
-            .to_string(),
-    };
     let asked: Vec<&Placement> = answer
         .running
         .iter()
@@ -130,7 +123,7 @@ pub(crate) async fn run(args: PingArgs) -> anyhow::Result<u8> {
     let mut sending = JoinSet::new();
     let gate = Arc::new(Semaphore::new(AT_ONCE));
     for (index, place) in asked.iter().enumerate() {
-        let command = command(exec, place, &program, question.service, &to, args.timeout)?;
+        let command = command(&exec, place, &program, question.service, &to, args.timeout)?;
         let gate = Arc::clone(&gate);
         let patience = Duration::from_secs_f64(args.timeout.clamp(0.001, 3600.0) + 10.0);
         sending.spawn(async move {
@@ -149,6 +142,30 @@ pub(crate) async fn run(args: PingArgs) -> anyhow::Result<u8> {
     let attempts: Vec<Attempt> = attempts.into_iter().map(|(_, a)| a).collect();
     report(&inputs, &args, &answer, &attempts)?;
     Ok(exit(&attempts))
+}
+
+/// How a command is run in a pod, and what the program is called there.
+fn how(args: &PingArgs, inputs: &Inputs) -> anyhow::Result<(String, String)> {
+    let own = || match &args.program {
+        Some(program) => Ok(program.clone()),
+        None => std::env::current_exe()
+            .context("find this program")
+            .map(|path| path.display().to_string()),
+    };
+    match (&args.exec, &inputs.kubernetes) {
+        (Some(exec), _) => Ok((exec.clone(), own()?)),
+        (None, Some(_)) => {
+            let program = args.program.clone();
+            let program = program.unwrap_or_else(|| "branchline".to_owned());
+            Ok((
+                args.sources.live.kubectl("exec -n {namespace} {name} --"),
+                program,
+            ))
+        }
+        (None, None) => bail!(
+            "how is a command run in a pod? set --exec or BRANCHLINE_EXEC, for example 'kubectl exec -n {{namespace}} {{name}} --' (for a lab without Kubernetes: eval \"$(branchline lab env)\")"
+        ),
+    }
 }
 
 /// The command line that sends from a pod.
@@ -202,7 +219,11 @@ async fn send(words: Vec<String>, patience: Duration) -> anyhow::Result<Report> 
     let told = String::from_utf8_lossy(&done.stdout);
     serde_json::from_str(told.trim()).with_context(|| {
         let errors = String::from_utf8_lossy(&done.stderr);
-        format!("{line}: {} and no report: {}", done.status, errors.trim())
+        let hint = match errors.contains("executable file not found") {
+            true => "; the image has no such program: name one that it has with --program, or ask from a pod of branchline/tools",
+            false => "",
+        };
+        format!("{line}: {} and no report: {}{hint}", done.status, errors.trim())
     })
 }
 

@@ -152,11 +152,24 @@ impl Live {
             kubeconfig: self.kubeconfig.clone(),
             context: self.context.clone(),
             cluster: self.cluster.clone(),
+            profile: self.profile.clone(),
         };
         if !options.is_explicit() && !self.endpoints().is_empty() {
             return Ok(None);
         }
         Ok(snapshot::connect(&options).await?)
+    }
+
+    /// A command of kubectl against the same cluster.
+    pub(crate) fn kubectl(&self, command: &str) -> String {
+        let mut line = "kubectl ".to_owned();
+        if let Some(file) = &self.kubeconfig {
+            line.push_str(&format!("--kubeconfig {} ", file.display()));
+        }
+        if let Some(context) = &self.context {
+            line.push_str(&format!("--context {context} "));
+        }
+        line + command
     }
 
     fn endpoints(&self) -> Vec<Endpoint> {

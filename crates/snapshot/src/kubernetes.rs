@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::Resource;
 use kube::api::ListParams;
 use kube::client::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig, NamedCluster};
+use kube::config::{ExecConfig, KubeConfigOptions, Kubeconfig, NamedCluster};
 use kube::core::request::Request;
 use kube_view::facts::{Cluster, Kind, Unread};
 use kube_view::{Index, Indexed, objects};
@@ -28,6 +28,8 @@ pub struct KubeOptions {
     pub context: Option<String>,
     /// A cluster of it, by its name or the end of its ARN; decides the context.
     pub cluster: Option<String>,
+    /// The AWS profile, for clusters that take tokens of `aws eks get-token`.
+    pub profile: Option<String>,
 }
 
 impl KubeOptions {
@@ -71,7 +73,7 @@ const PAGE: u32 = 500;
 /// # Errors
 /// A kubeconfig that is named and cannot be used.
 pub async fn connect(options: &KubeOptions) -> Result<Option<Kube>, Error> {
-    let Some(kubeconfig) = kubeconfig(options)? else {
+    let Some(mut kubeconfig) = kubeconfig(options)? else {
         return match std::env::var_os("KUBERNETES_SERVICE_HOST") {
             None => Ok(None),
             Some(_) => in_cluster().map(Some),
@@ -81,6 +83,18 @@ pub async fn connect(options: &KubeOptions) -> Result<Option<Kube>, Error> {
     let named = kubeconfig.contexts.iter().find(|c| c.name == context);
     let inner = named.and_then(|c| c.context.as_ref());
     let name = inner.map_or_else(|| context.clone(), |c| c.cluster.clone());
+    let user = inner.and_then(|c| c.user.clone());
+    if let Some(token) = eks_token(options, &kubeconfig, user.as_deref()).await {
+        for named in kubeconfig
+            .auth_infos
+            .iter_mut()
+            .filter(|a| Some(&a.name) == user.as_ref())
+        {
+            let info = named.auth_info.get_or_insert_default();
+            info.exec = None;
+            info.token = Some(token.clone().into());
+        }
+    }
     let chosen = KubeConfigOptions {
         context: Some(context.clone()),
         ..KubeConfigOptions::default()
@@ -91,6 +105,70 @@ pub async fn connect(options: &KubeOptions) -> Result<Option<Kube>, Error> {
         source: Box::new(source),
     })?;
     client(config, name, Some(context)).map(Some)
+}
+
+/// The token that the user's `aws eks get-token …` would print, made here: starting the AWS CLI would
+/// take longer than the whole answer. `None` for any other user, for options that are not known here,
+/// and where there are no credentials: the command of the kubeconfig is then run and speaks for itself.
+async fn eks_token(
+    options: &KubeOptions,
+    config: &Kubeconfig,
+    user: Option<&str>,
+) -> Option<String> {
+    let named = config
+        .auth_infos
+        .iter()
+        .find(|a| Some(a.name.as_str()) == user)?;
+    let exec = named.auth_info.as_ref()?.exec.as_ref()?;
+    let asked = GetToken::of(exec)?;
+    let mut builder = ec2::Client::builder();
+    if let Some(region) = asked.region {
+        builder = builder.region(region);
+    }
+    if let Some(profile) = options.profile.clone().or(asked.profile) {
+        builder = builder.profile(profile);
+    }
+    let client = builder.build_eks().ok()?;
+    client.token(&asked.cluster, Timestamp::now()).await.ok()
+}
+
+/// `aws --region R eks get-token --cluster-name C [--output json]`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct GetToken {
+    cluster: String,
+    region: Option<String>,
+    profile: Option<String>,
+}
+
+impl GetToken {
+    fn of(exec: &ExecConfig) -> Option<Self> {
+        let program = std::path::Path::new(exec.command.as_deref()?).file_name()?;
+        if program != "aws" {
+            return None;
+        }
+        let mut asked = GetToken::default();
+        let mut words = Vec::new();
+        let mut args = exec.args.as_deref().unwrap_or_default().iter();
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--region" => asked.region = Some(args.next()?.clone()),
+                "--profile" => asked.profile = Some(args.next()?.clone()),
+                "--cluster-name" => asked.cluster = args.next()?.clone(),
+                "--output" => drop(args.next()?),
+                // A role to assume, a cluster by id, …: the AWS CLI knows.
+                other if other.starts_with('-') => return None,
+                word => words.push(word),
+            }
+        }
+        for set in exec.env.iter().flatten() {
+            match (set.get("name").map(String::as_str), set.get("value")) {
+                (Some("AWS_PROFILE"), Some(value)) => asked.profile = Some(value.clone()),
+                (Some("AWS_STS_REGIONAL_ENDPOINTS"), _) => {}
+                _ => return None,
+            }
+        }
+        (words == ["eks", "get-token"] && !asked.cluster.is_empty()).then_some(asked)
+    }
 }
 
 fn in_cluster() -> Result<Kube, Error> {
@@ -394,6 +472,40 @@ impl Filling<'_> {
                 self.index.reset(objects);
             }
             Listed::Denied(unread) => self.index.unreadable(kind, unread),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exec(command: &str, args: &str) -> ExecConfig {
+        ExecConfig {
+            command: Some(command.to_owned()),
+            args: Some(args.split_whitespace().map(str::to_owned).collect()),
+            ..ExecConfig::default()
+        }
+    }
+
+    #[test]
+    fn tokens_are_made_here_only_for_the_plain_command() {
+        let plain = exec(
+            "aws",
+            "--region us-west-2 eks get-token --cluster-name dev --output json",
+        );
+        let asked = GetToken::of(&plain).unwrap();
+        assert_eq!(
+            (asked.cluster.as_str(), asked.region.as_deref()),
+            ("dev", Some("us-west-2"))
+        );
+        for (command, args) in [
+            ("aws-iam-authenticator", "token -i dev"),
+            ("aws", "eks get-token --cluster-name dev --role-arn arn:x"),
+            ("aws", "eks get-token"),
+            ("aws", "sts get-caller-identity --cluster-name dev"),
+        ] {
+            assert_eq!(GetToken::of(&exec(command, args)), None, "{command} {args}");
         }
     }
 }

@@ -20,6 +20,7 @@ pub struct Machine {
 pub struct Cloud {
     pub sim: Sim,
     pub url: String,
+    vpc: String,
     subnet: String,
     pub nodes: String,
     pub add_sg: String,
@@ -89,12 +90,47 @@ impl Cloud {
         Self {
             sim,
             url,
+            vpc,
             subnet,
             nodes,
             add_sg,
             database: database.1[0],
             control_plane: control_plane[0],
         }
+    }
+
+    /// An EKS cluster of that name with the add-on `vpc-cni`, configured so.
+    pub async fn addon(&self, cluster: &str, configuration: &str) {
+        let second = CreateSubnetRequest {
+            vpc_id: some(&self.vpc),
+            cidr_block: some("10.0.16.0/20"),
+            availability_zone: some("us-west-2b"),
+            ..Default::default()
+        };
+        let second = self.sim.call(&second).await.expect("a subnet").subnet;
+        let second = second.and_then(|s| s.subnet_id).expect("its id");
+        let request = ec2::eks::CreateClusterRequest {
+            name: cluster.to_owned(),
+            role_arn: "arn:aws:iam::111122223333:role/eks".to_owned(),
+            resources_vpc_config: Some(ec2::eks::VpcConfigRequest {
+                subnet_ids: vec![self.subnet.clone(), second],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        self.sim.eks().call(&request).await.expect("a cluster");
+        let active = self
+            .sim
+            .eks()
+            .set_cluster_active(cluster, "https://127.0.0.1:9", "");
+        active.expect("the cluster is there");
+        let request = ec2::eks::CreateAddonRequest {
+            cluster_name: cluster.to_owned(),
+            addon_name: "vpc-cni".to_owned(),
+            configuration_values: some(configuration),
+            ..Default::default()
+        };
+        self.sim.eks().call(&request).await.expect("an add-on");
     }
 
     /// An instance with all its interfaces, each full of secondary addresses.

@@ -1,6 +1,7 @@
 //! A real etcd and a real API server on loopback, without kubelets: objects are what a test writes.
 
 use std::fs::File;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -154,7 +155,10 @@ impl ControlPlane {
                 "cluster": "arn:aws:eks:us-west-2:000000000000:cluster/dev", "user": user}}],
         });
         let path = self.dir.path().join(format!("{user}-{token}.kubeconfig"));
-        std::fs::write(&path, document.to_string()).expect("write a kubeconfig");
+        // Tests that run at once write the same files: each is whole at any time.
+        let mut part = tempfile::NamedTempFile::new_in(self.dir.path()).expect("a file");
+        write!(part, "{document}").expect("write a kubeconfig");
+        part.persist(&path).expect("put it in place");
         path
     }
 

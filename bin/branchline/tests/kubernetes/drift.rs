@@ -111,3 +111,56 @@ fn each_difference_is_found() {
         .ends(3)
         .says(&["UNKNOWN", "list daemonsets.apps"]);
 }
+
+#[test]
+fn settings_that_an_add_on_update_would_take_away() {
+    let world: Arc<World> = Arc::new(runtime().block_on(build()));
+    let none = world.tool("operator", &["drift", "-o", "json"]).json();
+    assert!(
+        none["not_checked"][0]
+            .as_str()
+            .unwrap()
+            .contains("no add-on vpc-cni"),
+        "{none:#}"
+    );
+    // The DaemonSet says WARM_IP_TARGET=2, the add-on knows nothing of it.
+    runtime().block_on(world.cloud.addon("dev", r#"{"env":{"MAX_ENI":"3"}}"#));
+    let drift = world
+        .tool("operator", &["drift", "-o", "json"])
+        .ends(1)
+        .json();
+    let found = drift["differences"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|d| d["code"] == "BL0108");
+    let found = found.unwrap_or_else(|| panic!("{drift:#}"));
+    let line = "WARM_IP_TARGET   add-on: not set   DaemonSet: \"2\"   nodes run: \"2\" (2)";
+    assert_eq!(found["lines"], json!([line]));
+    let help = found["help"].as_str().unwrap();
+    let (_, values) = help.split_once("--configuration-values '").unwrap();
+    let values: Value = serde_json::from_str(values.trim_end_matches('\'')).unwrap();
+    assert_eq!(
+        values,
+        json!({"env": {"MAX_ENI": "3", "WARM_IP_TARGET": "2"}}),
+        "the whole configuration"
+    );
+    // With the configuration that help names there is nothing to take away.
+    runtime().block_on(async {
+        let request = ec2::eks::UpdateAddonRequest {
+            cluster_name: "dev".to_owned(),
+            addon_name: "vpc-cni".to_owned(),
+            configuration_values: Some(values.to_string()),
+            ..Default::default()
+        };
+        world
+            .cloud
+            .sim
+            .eks()
+            .report_addon("dev", "vpc-cni", 1, Ok(()))
+            .unwrap();
+        world.cloud.sim.eks().call(&request).await.unwrap();
+    });
+    let after = world.tool("operator", &["drift", "-o", "json"]).json();
+    assert!(!after.to_string().contains("BL0108"), "{after:#}");
+}

@@ -189,3 +189,43 @@ fn a_denied_action_of_ec2_is_named_with_its_statement() {
         json!(["ec2:DescribeSecurityGroupRules"])
     );
 }
+
+/// What EKS's authentication accepts is what the tool makes in place of `aws eks get-token`.
+#[test]
+fn a_token_made_here_is_one_that_the_cluster_believes() {
+    crate::runtime().block_on(async {
+        let cloud = crate::cloud::Cloud::start().await;
+        cloud.addon("dev", "{}").await;
+        let client = ec2::Client::builder().region("us-west-2");
+        let mut caller = vpcsim::Caller::root("111122223333");
+        caller.access_key = "AKIDME".to_owned();
+        cloud.sim.add_access_key(caller, "secret");
+        let keys = ec2::Credentials::new("AKIDME", "secret", None, None, "test");
+        let client = client.credentials(keys);
+        let token = client
+            .build_eks()
+            .unwrap()
+            .token("dev", jiff::Timestamp::now())
+            .await
+            .unwrap();
+        let who = cloud.sim.eks().authenticate(&token, "dev").unwrap();
+        assert_eq!(who.account, "111122223333");
+        assert!(
+            cloud.sim.eks().authenticate(&token, "other").is_err(),
+            "bound to its cluster"
+        );
+    });
+}
+
+#[test]
+fn as_a_plugin_of_kubectl_it_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("kubectl-branchline");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_branchline"), &link).unwrap();
+    let help = std::process::Command::new(&link)
+        .args(["why", "--help"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(help.stdout).unwrap();
+    assert!(text.contains("Usage: kubectl branchline why"), "{text}");
+}

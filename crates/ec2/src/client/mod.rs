@@ -323,6 +323,18 @@ impl Inner {
         }
     }
 
+    /// Credentials, the region, and the URL of STS, which is a part of what tokens of clusters sign.
+    pub(crate) async fn sts(&self) -> Result<(Credentials, String, String), Error> {
+        const STS: [&str; 2] = ["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"];
+        let region = self.place().await?.region.clone();
+        let url = match Endpoint::from_env(&STS, |name| std::env::var(name).ok())? {
+            Some(url) => url,
+            None => Endpoint::public("sts", &region)?,
+        };
+        let credentials = self.credentials.get(&region).await?;
+        Ok((credentials, region, url.to_string()))
+    }
+
     async fn place(&self) -> Result<&Place, Error> {
         let place = async {
             let region = match &self.region {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Response};
+use jiff::Timestamp;
 
 use super::requests::Operation;
-use super::wire;
+use super::{token, wire};
 use crate::client::{self, Call, Inner, Service};
 use crate::error::{DecodeError, Error};
 use crate::wire::ErrorResponse;
@@ -57,6 +58,18 @@ impl Client {
     /// No region is configured anywhere.
     pub async fn region(&self) -> Result<&str, Error> {
         self.inner.region().await
+    }
+
+    /// A token for a cluster, as `aws eks get-token` makes it; nothing is sent.
+    ///
+    /// # Errors
+    /// No credentials, no region, or a name that fits no header.
+    pub async fn token(&self, cluster: &str, now: Timestamp) -> Result<String, Error> {
+        let (credentials, region, sts) = self.inner.sts().await?;
+        token::make(&credentials, &region, &sts, cluster, now).map_err(|source| Error::Signing {
+            action: "sts:GetCallerIdentity",
+            source: source.into(),
+        })
     }
 
     /// Calls EKS. An idempotency token that the caller left out is filled in and kept over all attempts.
