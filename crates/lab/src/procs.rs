@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
+use rustix::process::{WaitId, WaitIdOptions, WaitOptions, wait, waitid};
 
 use crate::error::Error;
 use crate::sys;
@@ -90,7 +90,8 @@ impl Procs {
 
     fn reap_ended(&self) {
         let mut table = self.table();
-        while let Ok(Some((pid, status))) = waitpid(None::<Pid>, WaitOptions::NOHANG) {
+        // Any child: `waitpid(None)` would leave out those that made a process group of their own.
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             if let Some(tell) = table.waiters.remove(&pid.as_raw_nonzero().get()) {
                 // Nobody listens any more: then nobody needs the status.
                 let _ = tell.send(ExitStatus::from_raw(status.as_raw()));

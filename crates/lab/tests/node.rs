@@ -71,6 +71,13 @@ fn a_node_has_its_own_of_everything_and_leaves_nothing() {
     let (pins, _) = sh(&lab, "n1", "grep -c nsfs /proc/self/mountinfo || true");
     assert_eq!(pins, "0\n");
 
+    // Orphans are reaped, those that lead a process group of their own too.
+    let (_, _) = sh(&lab, "n1", "(setsid true &) >/dev/null 2>&1");
+    common::eventually("no zombie is left", || {
+        let states = "cat /proc/[0-9]*/stat 2>/dev/null | sed 's/.*) //' | cut -c1";
+        !sh(&lab, "n1", states).0.contains('Z')
+    });
+
     // No network configuration: no pods, and why.
     let order = RunPod {
         pod: "p".parse().unwrap(),

@@ -9,9 +9,9 @@ mod common;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Output;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{Lab, machine, require_root};
+use common::{Lab, eventually, machine, require_root};
 use lab::cgroup::Cgroups;
 use lab::client::{self, Placed};
 use lab::node::{Phase, PodName};
@@ -64,14 +64,6 @@ fn phase(lab: &Lab, name: &str) -> Option<Phase> {
     pods.into_iter()
         .find(|p| p.status.pod == name)
         .map(|p| p.status.phase)
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Can the pod open a TCP connection to another pod's listener?

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use lab::place::Place;
 
@@ -135,4 +136,13 @@ pub(crate) fn same(before: &str, after: &str) {
         gone.is_empty() && new.is_empty(),
         "gone: {gone:#?}\nnew: {new:#?}"
     );
+}
+
+/// Waits until something holds, a while at most.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
