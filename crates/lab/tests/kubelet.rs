@@ -186,10 +186,11 @@ fn a_node_is_what_kubernetes_expects_of_one_on_eks() {
     let web = cluster.web();
     let pod = name(&web[0]).to_owned();
     assert_eq!(cluster.run(&["exec", &pod, "--", "hostname"]).trim(), pod);
-    assert!(
-        !cluster.run(&["logs", &pod]).is_empty(),
-        "the probes are logged"
-    );
+    let write = "echo written > /proc/1/fd/1";
+    cluster.run(&["exec", &pod, "--", "sh", "-c", write]);
+    eventually("the pod's log has it", || {
+        cluster.run(&["logs", &pod]).contains("written")
+    });
     forwarded(&cluster, &pod);
     // What the agent keeps on the node is reached through the mounts of its pod.
     for path in [
@@ -277,7 +278,7 @@ fn a_node_is_what_kubernetes_expects_of_one_on_eks() {
         .output();
     let said = told(&output.unwrap());
     assert!(
-        said.contains("no service 'etcd' on this node (there is containerd, kubelet)"),
+        said.contains("no service 'etcd' on this node (there is containerd, kubelet"),
         "{said}"
     );
 
@@ -294,7 +295,9 @@ fn forwarded(cluster: &Cluster, pod: &str) {
     let mut forward = forward.spawn().unwrap();
     let mut line = String::new();
     let out = forward.stdout.take().unwrap();
-    BufReader::new(out).read_line(&mut line).unwrap();
+    // It ends when nobody reads what it writes.
+    let mut out = BufReader::new(out);
+    out.read_line(&mut line).unwrap();
     let port = line
         .split([':', ' '])
         .filter_map(|w| w.parse::<u16>().ok())
