@@ -133,7 +133,7 @@ def test_a_refused_pod_has_the_reason_in_its_events_and_the_node_in_its_conditio
         assert (event["type"], event["source"]["component"], event["count"]) == ("Warning", "aws-node", 1), event
         assert event["involvedObject"]["uid"], event
         condition = eventually(node.condition, lambda c: c["status"] == "False", what="the condition")
-        assert condition["reason"] == "AddressLimitReached" and said in condition["message"], condition
+        assert condition["reason"] in ("AddressLimitReached", "AddressesResting") and said in condition["message"], condition
         time.sleep(10.5)
         for _ in range(3):
             node.add("late")

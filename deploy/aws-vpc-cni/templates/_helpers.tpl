@@ -45,6 +45,16 @@ k8s-app: aws-node
 {{- end -}}
 {{- end }}
 
+{{- /* Variables; null takes one of the defaults back. */}}
+{{- define "aws-vpc-cni.env" -}}
+{{- range $key, $value := . }}
+{{- if not (kindIs "invalid" $value) }}
+- name: {{ $key }}
+  value: {{ include "aws-vpc-cni.text" $value }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* A switch that upstream writes as text or as a boolean. */}}
 {{- define "aws-vpc-cni.on" -}}
 {{- if has (toString .) (list "1" "t" "T" "true" "TRUE" "True") }}true{{ end -}}

@@ -250,13 +250,19 @@ impl Condition {
             Refusal::Limit {
                 interfaces,
                 by,
-                total,
+                resting,
                 ..
             } => {
-                let what = format!(
-                    "all {interfaces} interfaces that {by} allows are full: {total} addresses"
-                );
-                ("AddressLimitReached", Some(what))
+                let full = format!("all {interfaces} interfaces that {by} allows are full");
+                match resting {
+                    0 => ("AddressLimitReached", Some(full)),
+                    _ => (
+                        "AddressesResting",
+                        Some(format!(
+                            "{full}; addresses of pods that are gone rest (IP_COOLDOWN_PERIOD)"
+                        )),
+                    ),
+                }
             }
             Refusal::Ec2 { failure } if failure.kind == FailureKind::Denied => {
                 ("MissingIAMPermissions", None)
