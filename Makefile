@@ -26,11 +26,13 @@ build: ## release binaries in target/release
 	$(CARGO) build --release --locked -p branchline -p branchline-agent
 	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" $(CARGO) build --release --locked -p branchline-cni --target $(TRIPLE)
 	@install -m 755 $(TARGET_DIR)/$(TRIPLE)/release/aws-cni $(TARGET_DIR)/release/aws-cni
+	@ln -sf branchline $(TARGET_DIR)/release/kubectl-branchline
 
 debug: ## the same binaries, unoptimised, in target/debug: what the tests run
 	@scripts/deps.sh build
 	@scripts/kubernetes.sh $(TARGET_DIR)/kubernetes
 	$(CARGO) build --locked -p branchline -p branchline-agent -p branchline-cni
+	@ln -sf branchline $(TARGET_DIR)/debug/kubectl-branchline
 
 kubernetes: ## Kubernetes, CoreDNS and Helm for the lab, from their modules, in target/kubernetes/bin
 	@scripts/deps.sh build
