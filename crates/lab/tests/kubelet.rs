@@ -148,10 +148,10 @@ fn assert_nothing_left(lab: &Lab, before: &str) {
         let groups = std::fs::read_to_string(dir.join("cgroup")).unwrap_or_default();
         groups.contains(group)
     };
-    let processes = std::fs::read_dir("/proc")
+    let mut processes = std::fs::read_dir("/proc")
         .unwrap()
         .map(|e| e.unwrap().path());
-    assert_eq!(processes.filter(in_group).next(), None);
+    assert_eq!(processes.find(in_group), None);
     common::same(before, &machine());
 }
 
