@@ -312,8 +312,11 @@ fn a_part_fails(lab: &Lab, env: &BTreeMap<String, String>) {
     assert!(told.contains("no component 'kube-apiservr'"), "{told}");
 }
 
+/// Programs by name, each as a script.
+type Scripts<'a> = &'a [(&'a str, &'a str)];
+
 /// A directory with links to the programs of Kubernetes, some of them replaced by scripts.
-fn programs(lab: &Lab, scripts: &[(&str, &str)]) -> PathBuf {
+fn programs(lab: &Lab, scripts: Scripts<'_>) -> PathBuf {
     let real = Binaries::find(None, &program("branchline")).unwrap();
     let dir = lab.place.parent().parent().unwrap().join("bin");
     let _ = fs::remove_dir_all(&dir);
@@ -343,7 +346,7 @@ fn programs_that_are_wrong_are_named_and_nothing_is_left() {
         "[ \"$1\" = --version ] && {version} && exit\n\
          echo 'E1121 15:00:00.000000 run.go:72] \"command failed\" err=\"no luck\"' >&2\nexit 3"
     );
-    let cases: [(&[(&str, &str)], &[&str]); 3] = [
+    let cases: [(Scripts<'_>, &[&str]); 3] = [
         (
             &[("kubelet", "echo Kubernetes v1.35.9")],
             &["kubelet", "v1.35.9"],

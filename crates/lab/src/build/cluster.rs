@@ -176,7 +176,6 @@ impl Builder<'_> {
     }
 }
 
-/// The three add-ons with what the topology says about each.
 fn taint(taint: &Taint) -> eks::Taint {
     eks::Taint {
         key: Some(taint.key.clone()),
@@ -185,6 +184,7 @@ fn taint(taint: &Taint) -> eks::Taint {
     }
 }
 
+/// The three add-ons with what the topology says about each.
 fn configurations(cluster: &Cluster) -> [(&'static str, Option<Value>); 3] {
     let given =
         |values: &Option<serde_saphyr::Spanned<Value>>| values.as_ref().map(|v| v.value.clone());

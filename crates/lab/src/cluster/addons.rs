@@ -32,24 +32,44 @@ pub(super) fn install(
     addon: &str,
     configuration: &Value,
 ) -> Result<(), Error> {
-    match addon {
-        "vpc-cni" => {
+    match objects(around, addon, configuration)? {
+        Some(objects) => tools.apply(&objects),
+        None => {
             let own = json!({"env": {
                 "AWS_ENDPOINT_URL_EC2": EC2_ENDPOINT,
                 "AWS_REGION": around.region,
             }});
             tools.install_chart(&own, configuration)
         }
+    }
+}
+
+/// Removes an add-on with all its objects.
+pub(super) fn remove(tools: &Tools, around: &Surroundings, addon: &str) -> Result<(), Error> {
+    match objects(around, addon, &json!({}))? {
+        Some(objects) => tools.delete(&objects),
+        None => tools.remove_chart(),
+    }
+}
+
+/// The objects of an add-on; none for the stack, which is a chart.
+fn objects(
+    around: &Surroundings,
+    addon: &str,
+    configuration: &Value,
+) -> Result<Option<String>, Error> {
+    match addon {
+        "vpc-cni" => Ok(None),
         "kube-proxy" => {
             let mode = configuration["mode"].as_str().unwrap_or("iptables");
             let objects = manifests::kube_proxy(&around.server, mode, &around.version);
-            tools.apply(&objects)
+            Ok(Some(objects))
         }
         "coredns" => {
             let replicas = configuration["replicaCount"].as_u64().unwrap_or(2);
             let selector = &configuration["nodeSelector"];
             let objects = manifests::coredns(around.dns, replicas, selector, &around.version);
-            tools.apply(&objects)
+            Ok(Some(objects))
         }
         other => Err(Error::NotFound {
             what: "add-on",

@@ -72,6 +72,26 @@ impl Tools {
         self.apply_with(&self.kubeconfig(), objects)
     }
 
+    /// Deletes objects; those that are not there are fine.
+    pub(super) fn delete(&self, objects: &str) -> Result<(), Error> {
+        let timeout = format!("--request-timeout={CALL}");
+        let args = [
+            "delete",
+            "--ignore-not-found",
+            "--wait=false",
+            &timeout,
+            "-f",
+            "-",
+        ];
+        self.run("kubectl", &self.kubeconfig(), &args, objects)
+    }
+
+    /// Removes the release of the stack's chart.
+    pub(super) fn remove_chart(&self) -> Result<(), Error> {
+        let args = ["uninstall", chart::NAME, "--namespace", NAMESPACE];
+        self.run("helm", &self.kubeconfig(), &args, "")
+    }
+
     fn kubeconfig(&self) -> PathBuf {
         self.dir.join("kubeconfig")
     }
