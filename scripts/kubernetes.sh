@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds Kubernetes for the lab from the modules pinned in kubernetes/: slow once (about five minutes
+# Builds Kubernetes for the lab from the modules pinned in kubernetes/: slow once (about six minutes
 # on two cores), then only what changed; nothing when nothing did.
 #   scripts/kubernetes.sh [DIR]               binaries to DIR/bin; DIR defaults to kubernetes/ in cargo's target
 #   scripts/kubernetes.sh DIR containerd      besides, a containerd 2 to DIR/containerd: nodes have the

@@ -112,11 +112,7 @@ impl Ways {
         let containerd = self.containerd.clone();
         blocking(move || {
             let binaries = Binaries::find(kubernetes.as_deref(), &program)?;
-            let programs = Programs {
-                branchline: program,
-                kubernetes: binaries.dir().to_owned(),
-                version: binaries.version().to_owned(),
-            };
+            let programs = Programs::new(program, &binaries);
             kube::start_runtime(&place, &node, &programs, containerd.as_deref())
         })
         .await?;
