@@ -152,7 +152,8 @@ fn how(args: &PingArgs, inputs: &Inputs) -> anyhow::Result<(String, String)> {
             .context("find this program")
             .map(|path| path.display().to_string()),
     };
-    match (&args.exec, &inputs.kubernetes) {
+    let named = args.exec.as_ref().filter(|exec| !exec.is_empty());
+    match (named, &inputs.kubernetes) {
         (Some(exec), _) => Ok((exec.clone(), own()?)),
         (None, Some(_)) => {
             let program = args.program.clone();

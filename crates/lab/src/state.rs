@@ -263,11 +263,14 @@ impl State {
             ("AWS_REGION", self.region.clone()),
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
             ("BRANCHLINE_NODES", nodes.join(",")),
-            (
-                "BRANCHLINE_EXEC",
-                format!("{program} lab exec{lab} {{pod}} --"),
-            ),
         ];
+        // Pods of a cluster are entered by `kubectl exec`, as on any other: an empty value says so,
+        // and takes away what a lab before this one had said.
+        let exec = match self.clusters.is_empty() {
+            true => format!("{program} lab exec{lab} {{pod}} --"),
+            false => String::new(),
+        };
+        variables.push(("BRANCHLINE_EXEC", exec));
         if let Some(cluster) = self.clusters.values().next() {
             let kubeconfig = place.kubeconfig().display().to_string();
             variables.push(("KUBECONFIG", kubeconfig));
