@@ -271,9 +271,10 @@ fn containers(spec: &objects::PodSpec) -> Vec<facts::Container> {
 
 fn variable(variable: &objects::EnvVar) -> (String, EnvValue) {
     let value = match (&variable.value_from, is_ours(&variable.name)) {
-        (_, false) => EnvValue::Withheld,
+        // Where a value comes from is no secret.
+        (Some(from), _) => EnvValue::From(reference(from)),
+        (None, false) => EnvValue::Withheld,
         (None, true) => EnvValue::Is(variable.value.clone().unwrap_or_default()),
-        (Some(from), true) => EnvValue::From(reference(from)),
     };
     (variable.name.clone(), value)
 }
