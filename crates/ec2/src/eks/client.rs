@@ -68,7 +68,7 @@ impl Client {
         let (credentials, region, sts) = self.inner.sts().await?;
         token::make(&credentials, &region, &sts, cluster, now).map_err(|source| Error::Signing {
             action: "sts:GetCallerIdentity",
-            source: source.into(),
+            source,
         })
     }
 
