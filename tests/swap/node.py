@@ -99,6 +99,8 @@ class Node:
         self.env = scenarios.environment()
         self.running = self.side = None
         self.clients = []
+        # When AWS's agent was starting: from, to.
+        self.starts = []
         # What both sides are told besides their charts' values.
         self.common = {"IP_COOLDOWN_PERIOD": "2", **(warm or {})}
 
@@ -149,14 +151,16 @@ class Node:
             (folder / "legacy/iptables").symlink_to("/usr/sbin/iptables-legacy")
         return folder
 
-    def start(self, side, ready=True, **changes):
+    def start(self, side, **changes):
         """Starts init and main container; waits until pods are served."""
         env = [f"{k}={v}" for k, v in {**side.env, **self.common, **changes}.items() if v is not None]
         self.inside(HERE / "container.sh", "init", self.image(f"{side}-init", side.init_files), "privileged",
                     *side.init_command)
+        began = time.monotonic()
         self.launch(side, env)
-        if ready:
-            self.wait_ready()
+        self.wait_ready()
+        if side is AWS:
+            self.starts.append((began, time.monotonic() + 1))
 
     def launch(self, side, env):
         command = [BRANCHLINE, "lab", "node", "exec", NAME, "--", str(HERE / "container.sh"), "node",

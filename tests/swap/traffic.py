@@ -7,7 +7,7 @@
 A stream sends a numbered block every 50 ms over one connection and compares what comes back, byte for
 byte. Beside it a new connection to the same place is made every second. The report of each name:
 blocks sent, blocks that came back, the longest pause between two of them, what broke; connections
-made, and those that failed.
+made, and when those began that failed (CLOCK_MONOTONIC).
 """
 import asyncio
 import json
@@ -41,7 +41,8 @@ async def serve(port):
 class Stream:
     def __init__(self, name, host, port):
         self.name, self.host, self.port = name, host, port
-        self.sent = self.back = self.made = self.failed = 0
+        self.sent = self.back = self.made = 0
+        self.failed = []
         self.longest, self.broke, self.refused = 0.0, "", ""
 
     async def run(self, end):
@@ -96,13 +97,14 @@ class Stream:
     async def connect_anew(self, end):
         while not end.is_set():
             self.made += 1
+            began = time.monotonic()
             try:
                 reader, writer = await asyncio.wait_for(asyncio.open_connection(self.host, self.port), PATIENCE)
                 writer.write(b"once")
                 await asyncio.wait_for(reader.readexactly(4), PATIENCE)
                 writer.close()
             except (OSError, EOFError, asyncio.TimeoutError) as error:
-                self.failed += 1
+                self.failed.append(began)
                 self.refused = f"{type(error).__name__}: {error}"
             try:
                 await asyncio.wait_for(end.wait(), 1)
