@@ -35,10 +35,14 @@ fn fill(text: &str, values: &[(&str, String)]) -> String {
 pub(super) fn boot(spec: &PlaneSpec) -> String {
     let addresses = spec.addresses();
     let endpoints: Vec<_> = addresses.iter().map(|a| json!({"ip": a})).collect();
-    let slice = json!([{"addresses": addresses, "conditions": {"ready": true}}]);
+    // One endpoint each: whoever reads a slice takes the first address of an endpoint only.
+    let slice: Vec<_> = addresses
+        .iter()
+        .map(|a| json!({"addresses": [a], "conditions": {"ready": true}}))
+        .collect();
     let values = [
         ("ENDPOINTS", json!(endpoints).to_string()),
-        ("SLICE", slice.to_string()),
+        ("SLICE", json!(slice).to_string()),
     ];
     fill(BOOT, &values)
 }
