@@ -48,9 +48,10 @@ pub(super) fn alive(state: &State, group: &store::Nodegroup) -> Vec<InstanceId> 
     group.instances.iter().copied().filter(alive).collect()
 }
 
-/// Forgets node groups that were deleted and whose nodes have ended.
+/// Forgets node groups that were deleted and whose nodes have ended, and removes their launch templates.
 pub(super) fn forget_ended(state: &mut State) {
     let instances = &state.instances;
+    let mut templates = Vec::new();
     for cluster in state.eks.clusters.values_mut() {
         cluster.nodegroups.retain(|_, group| {
             let there = |id: &InstanceId| {
@@ -58,8 +59,17 @@ pub(super) fn forget_ended(state: &mut State) {
                     .get(id)
                     .is_some_and(|i| i.state != InstanceState::Terminated)
             };
-            group.wire.status != "DELETING" || group.instances.iter().any(there)
+            let stays = group.wire.status != "DELETING" || group.instances.iter().any(there);
+            if !stays {
+                templates.push(group.template);
+            }
+            stays
         });
+    }
+    for template in templates {
+        // The user may have deleted it already.
+        state.templates.remove(&template);
+        state.drop_tags(template);
     }
 }
 
@@ -366,13 +376,14 @@ impl EksAction for CreateNodegroupRequest {
             launch_template: self.launch_template.clone(),
             tags: self.tags.clone(),
         };
+        access::admit_nodes(cx, cluster, &self.node_role, "EC2_LINUX")?;
         let group = store::Nodegroup {
+            template: nodes::own_template(cx, cluster, &wire, &id)?,
             wire,
             subnets,
             instances: Vec::new(),
             token: self.client_request_token.clone(),
         };
-        access::admit_nodes(cx, cluster, &self.node_role, "EC2_LINUX")?;
         cx.state
             .eks
             .cluster_mut(cluster)?

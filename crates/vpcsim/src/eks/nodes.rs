@@ -7,11 +7,11 @@ use ec2::eks::{self as wire, Issue};
 use ec2::types::*;
 
 use super::error::{bad_request, invalid, of_ec2};
-use super::store::{Cluster, Nodegroup};
+use super::store::Nodegroup;
 use super::{actions, nodegroup};
-use crate::actions::{Action, Context, interface_of_template, launch_template};
+use crate::actions::{Action, Caller, Context, interface_of_template, launch_template};
 use crate::error::{ApiError, ApiResult};
-use crate::ids::{InstanceId, ResourceId, SubnetId};
+use crate::ids::{InstanceId, ResourceId, SubnetId, TemplateId};
 use crate::store::State;
 
 /// Images are not modelled; RunInstances wants one.
@@ -53,80 +53,124 @@ fn of_wire(spec: &wire::LaunchTemplateSpecification) -> LaunchTemplateSpecificat
     }
 }
 
-fn tags(cluster: &str, nodegroup: &str) -> Vec<Tag> {
-    let tag = |key: String, value: &str| Tag {
-        key: Some(key),
+fn tag(key: impl Into<String>, value: &str) -> Tag {
+    Tag {
+        key: Some(key.into()),
         value: Some(value.to_owned()),
-    };
+    }
+}
+
+/// What EKS puts on everything that it makes for a group.
+fn eks_tags(cluster: &str, nodegroup: &str) -> Vec<Tag> {
     vec![
-        tag("eks:cluster-name".into(), cluster),
-        tag("eks:nodegroup-name".into(), nodegroup),
-        tag(format!("kubernetes.io/cluster/{cluster}"), "owned"),
-        tag("k8s.io/cluster-autoscaler/enabled".into(), "true"),
-        tag(format!("k8s.io/cluster-autoscaler/{cluster}"), "owned"),
+        tag("eks:cluster-name", cluster),
+        tag("eks:nodegroup-name", nodegroup),
     ]
 }
 
-/// The launch of one node. Its groups: the launch template's where that names any, else the cluster's; never the
-/// additional groups of the control plane.
-fn request(
-    state: &State,
-    cluster: &Cluster,
+fn tags(cluster: &str, nodegroup: &str) -> Vec<Tag> {
+    let mut tags = eks_tags(cluster, nodegroup);
+    tags.extend([
+        tag(format!("kubernetes.io/cluster/{cluster}"), "owned"),
+        tag("k8s.io/cluster-autoscaler/enabled", "true"),
+        tag(format!("k8s.io/cluster-autoscaler/{cluster}"), "owned"),
+    ]);
+    tags
+}
+
+/// Makes the group's own launch template `eks-ID`, from which all its nodes are launched: a copy of the user's, or a
+/// new one. Groups of its nodes: the user's template's where that names any, else the cluster's; never the additional
+/// groups of the control plane. A later version of the user's template does not change it.
+pub(super) fn own_template(
+    cx: &mut Context<'_>,
+    cluster: &str,
     group: &wire::Nodegroup,
-    subnet: SubnetId,
-) -> ApiResult<RunInstancesRequest> {
-    let own_group = || vec![cluster.group.to_string()];
-    let role = actions::role_name("nodeRole", &group.node_role)?;
-    let mut request = RunInstancesRequest {
-        min_count: Some(1),
-        max_count: Some(1),
-        instance_type: group.instance_types.first().cloned(),
-        iam_instance_profile: Some(IamInstanceProfileSpecification {
-            name: Some(role.to_owned()),
+    id: &str,
+) -> ApiResult<TemplateId> {
+    let mut data = match &group.launch_template {
+        Some(spec) => template_data(cx.state, spec)?,
+        None => RequestLaunchTemplateData {
+            metadata_options: Some(LaunchTemplateInstanceMetadataOptionsRequest {
+                http_tokens: Some("required".into()),
+                http_put_response_hop_limit: Some(HOP_LIMIT),
+                ..Default::default()
+            }),
             ..Default::default()
-        }),
+        },
+    };
+    let role = actions::role_name("nodeRole", &group.node_role)?;
+    data.iam_instance_profile = Some(LaunchTemplateIamInstanceProfileSpecificationRequest {
+        name: Some(role.to_owned()),
+        ..Default::default()
+    });
+    data.image_id.get_or_insert_with(|| IMAGE.into());
+    let none = data.security_group_ids.is_empty();
+    let groups = match none {
+        true => vec![cx.state.eks.cluster(cluster)?.group.to_string()],
+        false => data.security_group_ids.clone(),
+    };
+    if data.network_interfaces.is_empty() {
+        data.security_group_ids = groups;
+    } else {
+        let silent = |i: &&mut LaunchTemplateInstanceNetworkInterfaceSpecificationRequest| {
+            i.groups.is_empty()
+        };
+        let interfaces = data.network_interfaces.iter_mut().filter(silent);
+        interfaces.for_each(|i| i.groups = groups.clone());
+    }
+    let request = CreateLaunchTemplateRequest {
+        launch_template_name: Some(format!("eks-{id}")),
+        launch_template_data: Some(data),
         tag_specifications: vec![TagSpecification {
-            resource_type: Some("instance".into()),
-            tags: tags(&group.cluster_name, &group.nodegroup_name),
+            resource_type: Some("launch-template".into()),
+            tags: eks_tags(cluster, &group.nodegroup_name),
         }],
         ..Default::default()
     };
-    let Some(spec) = &group.launch_template else {
-        request.image_id = Some(IMAGE.into());
-        request.subnet_id = Some(subnet.to_string());
-        request.security_group_ids = own_group();
-        request.metadata_options = Some(InstanceMetadataOptionsRequest {
-            http_tokens: Some("required".into()),
-            http_put_response_hop_limit: Some(HOP_LIMIT),
-            ..Default::default()
-        });
-        return Ok(request);
+    // Its author is the service, not who asked for the group.
+    let account = cx.caller.account.clone();
+    let service = Caller {
+        arn: format!("arn:aws:sts::{account}:assumed-role/AWSServiceRoleForAmazonEKSNodegroup/EKS"),
+        ..Caller::root(&account)
     };
-    let data = template_data(state, spec)?;
-    request.launch_template = Some(of_wire(spec));
-    if data.image_id.is_none() {
-        request.image_id = Some(IMAGE.into());
-    }
+    let made = request.run(&mut Context {
+        state: cx.state,
+        caller: &service,
+        now: cx.now,
+    });
+    let made = made.map_err(of_ec2)?.launch_template;
+    let made = made.and_then(|t| t.launch_template_id).unwrap_or_default();
+    TemplateId::parse(&made)?.ok_or_else(|| TemplateId::not_found(&made))
+}
+
+/// The launch of one node from the group's own template.
+fn request(state: &State, group: &Nodegroup, subnet: SubnetId) -> ApiResult<RunInstancesRequest> {
+    let wire = &group.wire;
+    let template = LaunchTemplateSpecification {
+        launch_template_id: Some(group.template.to_string()),
+        version: Some("1".into()),
+        ..Default::default()
+    };
+    let data = launch_template(state, &template)?;
+    let mut request = RunInstancesRequest {
+        min_count: Some(1),
+        max_count: Some(1),
+        launch_template: Some(template),
+        instance_type: wire.instance_types.first().cloned(),
+        tag_specifications: vec![TagSpecification {
+            resource_type: Some("instance".into()),
+            tags: tags(&wire.cluster_name, &wire.nodegroup_name),
+        }],
+        ..Default::default()
+    };
     if data.network_interfaces.is_empty() {
         request.subnet_id = Some(subnet.to_string());
-        if data.security_group_ids.is_empty() {
-            request.security_group_ids = own_group();
-        }
         return Ok(request);
     }
-    request.network_interfaces = data
-        .network_interfaces
-        .iter()
-        .map(interface_of_template)
-        .collect();
+    let interfaces = data.network_interfaces.iter().map(interface_of_template);
+    request.network_interfaces = interfaces.collect();
     for interface in &mut request.network_interfaces {
         interface.subnet_id = Some(subnet.to_string());
-        if interface.groups.is_empty() {
-            interface.groups = match data.security_group_ids.is_empty() {
-                true => own_group(),
-                false => data.security_group_ids.clone(),
-            };
-        }
     }
     Ok(request)
 }
@@ -149,7 +193,7 @@ fn launch_one(cx: &mut Context<'_>, cluster: &str, group: &str) -> ApiResult<Ins
     let nodegroup = nodegroup::find(record, group)?;
     let subnet = next_subnet(cx.state, nodegroup)
         .ok_or_else(|| invalid("The node group has no subnets."))?;
-    let request = request(cx.state, record, &nodegroup.wire, subnet)?;
+    let request = request(cx.state, nodegroup, subnet)?;
     let reservation = request.run(cx)?;
     let launched = reservation
         .instances

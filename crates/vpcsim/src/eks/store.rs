@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use ec2::eks as wire;
 use ipnet::Ipv4Net;
 
-use crate::ids::{EniId, GroupId, InstanceId, SubnetId, VpcId};
+use crate::ids::{EniId, GroupId, InstanceId, SubnetId, TemplateId, VpcId};
 
 /// Clusters by name.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -51,6 +51,8 @@ pub(crate) struct Nodegroup {
     /// Its `status` is made when it is asked for: the nodes' own.
     pub(crate) wire: wire::Nodegroup,
     pub(crate) subnets: Vec<SubnetId>,
+    /// EKS's own launch template of the group, `eks-ID`; the user's is `wire.launch_template`.
+    pub(crate) template: TemplateId,
     /// In the order in which they were launched.
     pub(crate) instances: Vec<InstanceId>,
     pub(crate) token: Option<String>,
