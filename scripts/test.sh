@@ -9,7 +9,7 @@ log=$(mktemp -d /tmp/branchline-test.XXXXXX)
 trap 'rm -rf "$log"' EXIT
 passed=0 failed=0 broken=()
 
-step() { printf '\n== %s\n' "$1"; }
+step() { printf '\n== %s (after %d s)\n' "$1" "$SECONDS"; }
 
 # Adds the counts that a runner printed. A runner that dies without counting counts as a failure.
 count() { # name, exit status, log

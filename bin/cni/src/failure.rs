@@ -34,7 +34,8 @@ pub(crate) enum Failure {
     InterfaceExists { name: LinkName, netns: PathBuf },
     #[error("address daemon: {0}")]
     Daemon(#[source] Box<CallError>),
-    #[error("no address for this pod: {reason}")]
+    /// Begins with upstream's words, which people's alerts look for.
+    #[error("failed to assign an IP address to container: {reason}")]
     NoAddress {
         kind: FailureKind,
         code: Code,

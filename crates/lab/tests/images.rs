@@ -1,4 +1,8 @@
 //! The images of a lab: made, imported by a real containerd, and run from a copy of its directory.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test may panic as the test may"
+)]
 
 mod common;
 

@@ -87,7 +87,7 @@ fn every_mistake_about_a_cluster_is_named_with_its_place() {
         ("[private-a, private-b]", "[private-a, nowhere]".to_owned()),
         ("zone: b", "zone: us-west-2a".to_owned()),
         ("[to-api]", "[to-apy]".to_owned()),
-        ("name: dev", "name: Dev".to_owned()),
+        ("name: dev", "name: dev!".to_owned()),
         (
             "clusters:",
             "clusters:\n  - { name: dev, subnets: [private-a, private-b] }".to_owned(),

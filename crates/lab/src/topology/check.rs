@@ -110,7 +110,7 @@ fn collect(topology: &Topology) -> Result<Known<'_>, Wrong> {
         define(&mut n.hosts, &x.name, (), "host")?;
     }
     for x in &topology.clusters {
-        path_name(&x.name, "cluster")?;
+        cluster_name(&x.name)?;
         define(&mut n.clusters, &x.name, x, "cluster")?;
     }
     Ok(n)
@@ -166,6 +166,21 @@ fn path_name(name: &Ref, what: &str) -> Result<(), Wrong> {
     Err((
         name.referenced,
         format!("'{text}' cannot be the name of a {what}: {rule}"),
+    ))
+}
+
+/// EKS's rule for the names of clusters, shorter: the name becomes part of a host's name.
+fn cluster_name(name: &Ref) -> Result<(), Wrong> {
+    let text = &name.value;
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let edge = |c: char| c.is_ascii_alphanumeric();
+    if text.len() <= 48 && text.chars().all(fits) && text.starts_with(edge) {
+        return Ok(());
+    }
+    let rule = "letters, digits, '-' and '_', a letter or digit first, at most 48";
+    Err((
+        name.referenced,
+        format!("'{text}' cannot be the name of a cluster: {rule}"),
     ))
 }
 

@@ -1,5 +1,9 @@
 //! What the tests on this machine share: programs, a lab's place, before and after.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test may panic as the test may"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
