@@ -7,26 +7,26 @@ use vpcsim::{Config, Sim};
 
 /// A node's instance.
 #[derive(Debug, Clone)]
-pub struct Machine {
-    pub instance: String,
+pub(crate) struct Machine {
+    pub(crate) instance: String,
     /// What Kubernetes calls it.
-    pub name: String,
-    pub address: Ipv4Addr,
+    pub(crate) name: String,
+    pub(crate) address: Ipv4Addr,
     /// Interfaces with the addresses that pods can have, by device.
-    pub enis: Vec<(String, Vec<Ipv4Addr>)>,
+    pub(crate) enis: Vec<(String, Vec<Ipv4Addr>)>,
 }
 
 /// The account.
-pub struct Cloud {
-    pub sim: Sim,
-    pub url: String,
+pub(crate) struct Cloud {
+    pub(crate) sim: Sim,
+    pub(crate) url: String,
     vpc: String,
     subnet: String,
-    pub nodes: String,
-    pub add_sg: String,
-    pub database: Ipv4Addr,
+    pub(crate) nodes: String,
+    pub(crate) add_sg: String,
+    pub(crate) database: Ipv4Addr,
     /// The API server's interface in the VPC.
-    pub control_plane: Ipv4Addr,
+    pub(crate) control_plane: Ipv4Addr,
 }
 
 fn some(text: impl ToString) -> Option<String> {
@@ -35,7 +35,7 @@ fn some(text: impl ToString) -> Option<String> {
 
 impl Cloud {
     /// `add_sg` admits 5432 from itself and is on the database; the nodes' group admits itself.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let sim = Sim::new(Config::default());
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("its address"));
@@ -100,7 +100,7 @@ impl Cloud {
     }
 
     /// An EKS cluster of that name with the add-on `vpc-cni`, configured so.
-    pub async fn addon(&self, cluster: &str, configuration: &str) {
+    pub(crate) async fn addon(&self, cluster: &str, configuration: &str) {
         let second = CreateSubnetRequest {
             vpc_id: some(&self.vpc),
             cidr_block: some("10.0.16.0/20"),
@@ -134,7 +134,7 @@ impl Cloud {
     }
 
     /// An instance with all its interfaces, each full of secondary addresses.
-    pub async fn machine(&self, kind: &str, interfaces: i32, addresses: i32) -> Machine {
+    pub(crate) async fn machine(&self, kind: &str, interfaces: i32, addresses: i32) -> Machine {
         let run = RunInstancesRequest {
             image_id: some("ami-1"),
             instance_type: some(kind),
@@ -204,13 +204,13 @@ impl Cloud {
     }
 
     /// What the EC2 console does to "an instance": the groups of its primary interface.
-    pub async fn attach_by_hand(&self, machine: &Machine) {
+    pub(crate) async fn attach_by_hand(&self, machine: &Machine) {
         self.groups_of_primary(machine, vec![self.nodes.clone(), self.add_sg.clone()])
             .await;
     }
 
     /// And back.
-    pub async fn detach_by_hand(&self, machine: &Machine) {
+    pub(crate) async fn detach_by_hand(&self, machine: &Machine) {
         self.groups_of_primary(machine, vec![self.nodes.clone()])
             .await;
     }

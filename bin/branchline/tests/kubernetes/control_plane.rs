@@ -21,16 +21,16 @@ impl Drop for Process {
 }
 
 /// Users by their tokens; what each may do is up to the test.
-pub const USERS: [&str; 5] = ["admin", "operator", "reader", "nobody", "agent"];
+pub(crate) const USERS: [&str; 5] = ["admin", "operator", "reader", "nobody", "agent"];
 
 /// The cluster.
-pub struct ControlPlane {
+pub(crate) struct ControlPlane {
     // In the order in which they end.
     _apiserver: Process,
     _etcd: Process,
     /// The API server's own address.
-    pub server: String,
-    pub dir: TempDir,
+    pub(crate) server: String,
+    pub(crate) dir: TempDir,
     certificate: PathBuf,
 }
 
@@ -54,7 +54,7 @@ fn free_port() -> u16 {
 
 impl ControlPlane {
     /// Starts it; `advertise` is the address that `kubernetes.default` leads to.
-    pub async fn start(advertise: &str) -> Self {
+    pub(crate) async fn start(advertise: &str) -> Self {
         let programs = programs();
         let apiserver = programs.join("kube-apiserver");
         assert!(
@@ -145,7 +145,7 @@ impl ControlPlane {
     }
 
     /// A kubeconfig for a user; `server` in place of the real one.
-    pub fn kubeconfig(&self, user: &str, token: &str, server: &str) -> PathBuf {
+    pub(crate) fn kubeconfig(&self, user: &str, token: &str, server: &str) -> PathBuf {
         let document = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "dev",
             "clusters": [{"name": "arn:aws:eks:us-west-2:000000000000:cluster/dev", "cluster": {
@@ -163,7 +163,7 @@ impl ControlPlane {
     }
 
     /// The kubeconfig of one of the [`USERS`].
-    pub fn of(&self, user: &str) -> PathBuf {
+    pub(crate) fn of(&self, user: &str) -> PathBuf {
         self.kubeconfig(user, user, &self.server)
     }
 
@@ -184,7 +184,7 @@ impl ControlPlane {
     }
 
     /// Writes objects: each with its path, and its status if it has one. Several at once.
-    pub async fn create(&self, objects: Vec<(String, Value)>) {
+    pub(crate) async fn create(&self, objects: Vec<(String, Value)>) {
         let client = self.client().await;
         let mut writing = tokio::task::JoinSet::new();
         for (path, object) in objects {
@@ -214,7 +214,7 @@ impl ControlPlane {
     }
 
     /// One call as administrator.
-    pub async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
         self.try_call(method, path, body)
             .await
             .unwrap_or_else(|e| panic!("{method} {path}: {e}"))

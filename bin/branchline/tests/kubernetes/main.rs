@@ -23,7 +23,7 @@ use cloud::{Cloud, Machine};
 use control_plane::ControlPlane;
 
 /// Every resource that the tool reads.
-pub const ALL: [&str; 10] = [
+pub(crate) const ALL: [&str; 10] = [
     "pods",
     "nodes",
     "namespaces",
@@ -37,17 +37,17 @@ pub const ALL: [&str; 10] = [
 ];
 
 /// The image that the fixture's agents run.
-pub const IMAGE: &str = "branchline/aws-node:0.1.0";
+pub(crate) const IMAGE: &str = "branchline/aws-node:0.1.0";
 
 /// One cluster for all tests that run at a time.
-pub struct World {
-    pub plane: ControlPlane,
-    pub cloud: Cloud,
-    pub machines: Vec<Machine>,
+pub(crate) struct World {
+    pub(crate) plane: ControlPlane,
+    pub(crate) cloud: Cloud,
+    pub(crate) machines: Vec<Machine>,
 }
 
 /// The servers live on this runtime, whichever test began them: a thread of its own drives it.
-pub fn runtime() -> &'static Handle {
+pub(crate) fn runtime() -> &'static Handle {
     static RUNTIME: OnceLock<Handle> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -60,7 +60,7 @@ pub fn runtime() -> &'static Handle {
 
 /// The cluster of the story: `dev/api` has 15 pods on one node, and `add_sg` is on that node's
 /// primary interface alone.
-pub fn world() -> Arc<World> {
+pub(crate) fn world() -> Arc<World> {
     static SHARED: Mutex<Weak<World>> = Mutex::const_new(Weak::new());
     runtime().block_on(async {
         let mut shared = SHARED.lock().await;
@@ -73,7 +73,7 @@ pub fn world() -> Arc<World> {
     })
 }
 
-pub async fn build() -> World {
+pub(crate) async fn build() -> World {
     let cloud = Cloud::start().await;
     let first = cloud.machine("t3.medium", 3, 6).await;
     let second = cloud.machine("t3.medium", 3, 6).await;
@@ -151,20 +151,20 @@ pub async fn build() -> World {
 }
 
 /// What the tool printed and how it ended.
-pub struct Told {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Told {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Told {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out)
             .unwrap_or_else(|e| panic!("{e}: {}\n{}", self.out, self.err))
     }
 
     #[track_caller]
-    pub fn says(&self, words: &[&str]) -> &Self {
+    pub(crate) fn says(&self, words: &[&str]) -> &Self {
         for word in words {
             let found = self.out.contains(word) || self.err.contains(word);
             assert!(found, "{word:?} is not in:\n{}\n{}", self.out, self.err);
@@ -173,7 +173,7 @@ impl Told {
     }
 
     #[track_caller]
-    pub fn ends(&self, code: i32) -> &Self {
+    pub(crate) fn ends(&self, code: i32) -> &Self {
         assert_eq!(self.code, code, "{}\n{}", self.out, self.err);
         self
     }
@@ -181,21 +181,21 @@ impl Told {
 
 impl World {
     /// Runs the tool as a user of the cluster.
-    pub fn tool(&self, user: &str, args: &[&str]) -> Told {
+    pub(crate) fn tool(&self, user: &str, args: &[&str]) -> Told {
         self.tool_with(&self.plane.of(user), args)
     }
 
-    pub fn tool_with(&self, kubeconfig: &Path, args: &[&str]) -> Told {
+    pub(crate) fn tool_with(&self, kubeconfig: &Path, args: &[&str]) -> Told {
         self.run(Some(kubeconfig), &self.cloud.url, args)
     }
 
     /// Runs the tool against another account.
-    pub fn tool_at(&self, url: &str, user: &str, args: &[&str]) -> Told {
+    pub(crate) fn tool_at(&self, url: &str, user: &str, args: &[&str]) -> Told {
         self.run(Some(&self.plane.of(user)), url, args)
     }
 
     /// Runs the tool where neither the cluster nor AWS can be reached.
-    pub fn tool_offline(&self, args: &[&str]) -> Told {
+    pub(crate) fn tool_offline(&self, args: &[&str]) -> Told {
         self.run(None, "http://127.0.0.1:9", args)
     }
 

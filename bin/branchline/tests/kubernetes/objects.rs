@@ -6,16 +6,16 @@ use serde_json::{Value, json};
 
 use crate::cloud::Machine;
 
-pub type Object = (String, Value);
+pub(crate) type Object = (String, Value);
 
-pub fn namespace(name: &str) -> Object {
+pub(crate) fn namespace(name: &str) -> Object {
     (
         "/api/v1/namespaces".to_owned(),
         json!({"metadata": {"name": name}}),
     )
 }
 
-pub fn node(machine: &Machine) -> Object {
+pub(crate) fn node(machine: &Machine) -> Object {
     let object = json!({
         "metadata": {"name": machine.name, "labels": {"topology.kubernetes.io/zone": "us-west-2a"}},
         "spec": {"providerID": format!("aws:///us-west-2a/{}", machine.instance)},
@@ -28,7 +28,7 @@ pub fn node(machine: &Machine) -> Object {
     ("/api/v1/nodes".to_owned(), object)
 }
 
-pub fn replica_set(namespace: &str, deployment: &str) -> Vec<Object> {
+pub(crate) fn replica_set(namespace: &str, deployment: &str) -> Vec<Object> {
     let labels = json!({"app": deployment});
     let template = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "nginx"}]}});
     let spec = json!({"selector": {"matchLabels": labels}, "template": template});
@@ -48,7 +48,7 @@ pub fn replica_set(namespace: &str, deployment: &str) -> Vec<Object> {
 }
 
 /// A running pod of a Deployment.
-pub fn pod(
+pub(crate) fn pod(
     namespace: &str,
     deployment: &str,
     number: usize,
@@ -82,7 +82,7 @@ fn bare(name: &str, machine: &Machine, address: Ipv4Addr, owner: Value) -> Value
 }
 
 /// The agent's variables.
-pub fn agent_env(extra: &[(&str, &str)]) -> Value {
+pub(crate) fn agent_env(extra: &[(&str, &str)]) -> Value {
     let fixed = [
         json!({"name": "MY_NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}),
         json!({"name": "AWS_SECRET_ACCESS_KEY", "value": "do-not-keep"}),
@@ -91,7 +91,7 @@ pub fn agent_env(extra: &[(&str, &str)]) -> Value {
     fixed.into_iter().chain(more).collect()
 }
 
-pub fn agent_daemon_set(image: &str, env: &Value) -> Object {
+pub(crate) fn agent_daemon_set(image: &str, env: &Value) -> Object {
     let labels = json!({"k8s-app": "aws-node"});
     let object = json!({
         "metadata": {"name": "aws-node"},
@@ -107,7 +107,7 @@ pub fn agent_daemon_set(image: &str, env: &Value) -> Object {
 }
 
 /// The agent's pod on a node, on the host's network.
-pub fn agent_pod(number: usize, machine: &Machine, image: &str, env: &Value) -> Object {
+pub(crate) fn agent_pod(number: usize, machine: &Machine, image: &str, env: &Value) -> Object {
     let mut object = bare(
         &format!("aws-node-{number}"),
         machine,
@@ -121,7 +121,7 @@ pub fn agent_pod(number: usize, machine: &Machine, image: &str, env: &Value) -> 
 }
 
 /// A Service and its one EndpointSlice.
-pub fn service(
+pub(crate) fn service(
     namespace: &str,
     name: &str,
     port: u16,
@@ -154,7 +154,7 @@ pub fn service(
 }
 
 /// What a user may do in the whole cluster: lists of these, as `replicasets.apps`.
-pub fn may_list(user: &str, resources: &[&str]) -> Vec<Object> {
+pub(crate) fn may_list(user: &str, resources: &[&str]) -> Vec<Object> {
     let rule = |resource: &&str| {
         let (plural, group) = resource.split_once('.').unwrap_or((resource, ""));
         json!({"apiGroups": [group], "resources": [plural], "verbs": ["get", "list", "watch"]})
