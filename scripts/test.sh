@@ -39,6 +39,10 @@ step "build"
 BRANCHLINE_BIN=$($cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug
 export BRANCHLINE_BIN
 
+# For the tests alone: nodes have the distribution's.
+step "containerd 2"
+scripts/kubernetes.sh "$(dirname "$BRANCHLINE_BIN")/kubernetes" containerd || exit 1
+
 step "python environment"
 scripts/venv.sh || exit 1
 
@@ -49,6 +53,7 @@ run "the chart" .venv/bin/python tests/chart/run.py
 run "the agent in a cluster" .venv/bin/python tests/kubernetes/agent.py
 run "the agent's rights" .venv/bin/python tests/kubernetes/rbac.py
 run "scenarios on the model and with packets" .venv/bin/python tests/scenarios/run.py
+run "Kubernetes" .venv/bin/python tests/kubernetes/run.py
 run "bad moments" .venv/bin/python tests/e2e/run.py
 run "AWS's aws-node swapped for ours and back" bash -c 'scripts/upstream.sh && exec .venv/bin/python tests/swap/run.py'
 
