@@ -25,6 +25,7 @@ want /etc/ssl/certs/ca-certificates.crt ca-certificates
   want busybox busybox-static
   want bash bash
   want curl curl
+  want tcpdump tcpdump
   want /usr/lib/cni/loopback containernetworking-plugins
   want python3 python3
   python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || need+=(python3-venv)

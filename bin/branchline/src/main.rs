@@ -1,5 +1,6 @@
 //! Parse, wire, run.
 
+mod capture;
 mod doctor;
 mod drift;
 mod explain;
@@ -31,6 +32,7 @@ enum Command {
     Why(why::WhyArgs),
     Ping(ping::PingArgs),
     WhoIs(whois::WhoIsArgs),
+    Capture(capture::CaptureArgs),
     Drift(drift::DriftArgs),
     Doctor(doctor::DoctorArgs),
     Snapshot(save::SnapshotArgs),
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Why(args) => read::finish(why::run(args)),
         Command::Ping(args) => read::finish(ping::run(args)),
         Command::WhoIs(args) => read::finish(whois::run(args)),
+        Command::Capture(args) => read::finish(capture::run(args)),
         Command::Drift(args) => read::finish(drift::run(args)),
         Command::Doctor(args) => read::finish(doctor::run(args)),
         Command::Snapshot(args) => read::finish(save::run(args)),

@@ -172,6 +172,18 @@ impl Live {
         line + command
     }
 
+    /// A command of the AWS CLI in the same region and profile.
+    pub(crate) fn aws(&self, command: &str) -> String {
+        let mut line = format!("aws {command}");
+        if let Some(region) = &self.region {
+            line.push_str(&format!(" --region {region}"));
+        }
+        if let Some(profile) = &self.profile {
+            line.push_str(&format!(" --profile {profile}"));
+        }
+        line
+    }
+
     fn endpoints(&self) -> Vec<Endpoint> {
         self.nodes.iter().flat_map(|n| n.0.clone()).collect()
     }
