@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The figures of a lab with Kubernetes: `scripts/bench.sh cluster` (docs/figures.md has the results).
 
-    benches/cluster.py [up] [pods] [agent] [ten] [why] [churn]     all of them, or those named
+    benches/cluster.py [up] [pods] [agent] [ten] [churn]     all of them, or those named
 
 Needs root and release binaries (BRANCHLINE_BIN). Nothing is asserted about time; what leaks or does
 not end fails.
@@ -197,72 +197,8 @@ def ten():
     print(f"| `lab down` of 10 nodes | {lab.down:.1f} s | | |", flush=True)
 
 
-def why():
-    """1,000 pods as objects of the API with real addresses; their kubelets rest, the tool is measured."""
-    with Lab("benches/topologies/thousand.yaml") as lab:
-        nodes = json.loads(lab.kubectl("get", "nodes", "-o", "json"))["items"]
-        free = {}
-        deadline = time.monotonic() + 180
-        while True:
-            enis = json.loads(run("aws", "ec2", "describe-network-interfaces", "--output", "json", env=lab.env))
-            used = {p["status"].get("podIP") for p in lab.pods()}
-            for node in nodes:
-                instance = node["spec"]["providerID"].rsplit("/", 1)[1]
-                own = [e for e in enis["NetworkInterfaces"] if e.get("Attachment", {}).get("InstanceId") == instance]
-                free[node["metadata"]["name"]] = [a["PrivateIpAddress"] for e in own for a in e["PrivateIpAddresses"]
-                                                  if not a["Primary"] and a["PrivateIpAddress"] not in used]
-            if all(len(f) >= 500 for f in free.values()):
-                break
-            if time.monotonic() > deadline:
-                raise SystemExit("the agents did not get 500 addresses each: " + str({n: len(f) for n, f in free.items()}))
-            time.sleep(1)
-        for node in free:
-            run("branchline", "lab", "node", "service", node, "kubelet", "stop")
-        lab.kubectl("apply", "-f", "-", text=deployment("many", 1000))
-        until_made = time.monotonic() + 120
-        while True:
-            bind = [(p["metadata"]["name"], p["spec"]["nodeName"]) for p in lab.pods()
-                    if p["metadata"]["namespace"] == "default" and "nodeName" in p["spec"]]
-            if len(bind) == 1000:
-                break
-            if time.monotonic() > until_made:
-                raise SystemExit(f"{len(bind)} of 1,000 pods are scheduled after 120 s")
-            time.sleep(0.5)
-        proxy = subprocess.Popen(["kubectl", "proxy", "--port=0"], env=lab.env, stdout=subprocess.PIPE, text=True)
-        try:
-            port = int(proxy.stdout.readline().rsplit(":", 1)[1])
-            say_running(port, bind, free)
-        finally:
-            proxy.terminate()
-            proxy.wait()
-        took = []
-        for _ in range(15):
-            begun = time.monotonic()
-            answer = json.loads(run("branchline", "why", "default/deploy/many", "apiserver", "-o", "json", env=lab.env))
-            took.append(1000 * (time.monotonic() - begun))
-        if answer["of"] != 1000:
-            raise SystemExit(f"why speaks of {answer['of']} pods, not of 1,000")
-        told("`branchline why default/deploy/many apiserver`, 1,000 pods, the whole command", took, "ms", "≤ 300 ms")
-
-
-def say_running(port, pods, free):
-    """What kubelet would write: that the pods run, and with which addresses."""
-    import http.client
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    for name, node in pods:
-        address = free[node].pop()
-        status = {"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
-                             "conditions": [{"type": "Ready", "status": "True"}]}}
-        connection.request("PATCH", f"/api/v1/namespaces/default/pods/{name}/status", json.dumps(status),
-                           {"Content-Type": "application/merge-patch+json"})
-        answer = connection.getresponse()
-        said = answer.read()
-        if answer.status != 200:
-            raise SystemExit(f"pod {name}: {said.decode()}")
-
-
 if __name__ == "__main__":
-    parts = {f.__name__: f for f in (up, pods, agent, ten, why, churn)}
+    parts = {f.__name__: f for f in (up, pods, agent, ten, churn)}
     wanted = sys.argv[1:] or list(parts)
     unknown = [w for w in wanted if w not in parts]
     if unknown:

@@ -25,6 +25,7 @@ if [ "$part" != cluster ]; then
 fi
 if [ "$part" = all ] || [ "$part" = cluster ]; then
   .venv/bin/python benches/cluster.py || status=$?
+  ${CARGO:-cargo} bench --locked --quiet -p branchline --bench kubernetes || status=$?
 fi
 scripts/machine-state.sh >"$scratch/after"
 if ! diff -u "$scratch/before" "$scratch/after"; then
