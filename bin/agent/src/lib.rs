@@ -36,10 +36,11 @@ const BAD_CONFIG: u8 = 64;
 const LOG_FILE: &str = "AWS_VPC_K8S_CNI_LOG_FILE";
 const SOCKET: &str = "AWS_VPC_CNI_IPAMD_SOCKET";
 /// What the init container reads.
-const OF_INIT: [&str; 3] = [
+const OF_INIT: [&str; 4] = [
     "HOST_CNI_BIN_PATH",
     "DISABLE_TCP_EARLY_DEMUX",
     "ENABLE_IPv6",
+    "ENABLE_V6_EGRESS",
 ];
 
 /// Variables, as the process has them.

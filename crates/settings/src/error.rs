@@ -45,7 +45,7 @@ impl fmt::Display for Errors {
 
 impl std::error::Error for Errors {}
 
-/// A value that was read as something else; upstream does so in silence.
+/// A value that was read as something else, which upstream does in silence, or that changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
     /// The variable.
@@ -54,8 +54,8 @@ pub struct Notice {
     pub value: String,
     /// What it accepts.
     pub rule: &'static str,
-    /// What is used instead.
-    pub used: String,
+    /// What is used instead; `None`: the variable is accepted and changes nothing.
+    pub used: Option<String>,
 }
 
 impl fmt::Display for Notice {
@@ -66,9 +66,12 @@ impl fmt::Display for Notice {
             rule,
             used,
         } = self;
-        write!(
-            f,
-            "{variable}={value:?} is not accepted ({rule}); {used:?} is used instead"
-        )
+        match used {
+            Some(used) => write!(
+                f,
+                "{variable}={value:?} is not accepted ({rule}); {used:?} is used instead"
+            ),
+            None => write!(f, "{variable}={value:?} changes nothing here: {rule}"),
+        }
     }
 }

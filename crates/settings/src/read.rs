@@ -41,6 +41,7 @@ impl Settings {
         };
         let settings = reader.settings();
         reader.refuse_unbuilt();
+        reader.notice_idle();
         if reader.errors.is_empty() {
             Ok(Loaded {
                 settings,
@@ -144,12 +145,14 @@ impl Reader {
                     rule: row.rule,
                 });
             }
-            OnInvalid::Fallback | OnInvalid::NotBuilt => self.notices.push(Notice {
-                variable: row.name,
-                value,
-                rule: row.rule,
-                used: used.to_string(),
-            }),
+            OnInvalid::Fallback | OnInvalid::NotBuilt | OnInvalid::NoEffect => {
+                self.notices.push(Notice {
+                    variable: row.name,
+                    value,
+                    rule: row.rule,
+                    used: Some(used.to_string()),
+                });
+            }
         }
     }
 
@@ -363,6 +366,23 @@ impl Reader {
             _ => {
                 self.refuse(row, value, row.default);
                 None
+            }
+        }
+    }
+
+    /// Somebody who sets what has no effect is told so.
+    fn notice_idle(&mut self) {
+        let idle = VARIABLES
+            .iter()
+            .filter(|row| row.on_invalid == OnInvalid::NoEffect);
+        for row in idle {
+            if let Some(value) = self.values.get(row.name).filter(|v| *v != row.default) {
+                self.notices.push(Notice {
+                    variable: row.name,
+                    value: value.clone(),
+                    rule: row.rule,
+                    used: None,
+                });
             }
         }
     }

@@ -32,6 +32,8 @@ pub enum OnInvalid {
     Abort,
     /// The value asks for a feature that is not built; the start is refused.
     NotBuilt,
+    /// No value changes what this stack does; any but the default is noticed.
+    NoEffect,
 }
 
 /// One variable of the stack.
@@ -98,6 +100,25 @@ const fn unbuilt(name: &'static str, default: &'static str, effect: &'static str
         effect,
     )
 }
+
+/// A variable of upstream's that changes nothing here; `rule` says why.
+const fn idle(
+    name: &'static str,
+    default: &'static str,
+    unit: Unit,
+    rule: &'static str,
+    effect: &'static str,
+) -> Variable {
+    row(name, default, unit, rule, OnInvalid::NoEffect, effect)
+}
+
+const WITH_PREFIXES: &str = "any value; it means something with ENABLE_PREFIX_DELEGATION only";
+const WITH_ENI_CONFIG: &str =
+    "any value; it means something with AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG only";
+const WITH_POD_ENI: &str = "any value; it means something with ENABLE_POD_ENI only";
+const WITH_IPV6: &str = "any value; it means something with ENABLE_IPv6 only";
+const NO_EGRESS_PLUGIN: &str = "any value; no egress-cni is installed that could write it";
+const NO_OP: &str = "any value; upstream does not read it any more";
 
 use OnInvalid::{Abort, Fallback};
 
@@ -170,4 +191,21 @@ pub const VARIABLES: &[Variable] = &[
     unbuilt("ENABLE_MULTI_NIC", "false", "pods on several network cards"),
     unbuilt("DISABLE_NETWORK_RESOURCE_PROVISIONING", "false", "an agent that never calls EC2"),
     unbuilt("ENABLE_IMDS_ONLY_MODE", "false", "an agent that reads instance metadata only"),
+    unbuilt("ENABLE_V6_EGRESS", "false", "IPv6 connections from IPv4 pods, by egress-cni"),
+    unbuilt("ENABLE_BANDWIDTH_PLUGIN", "false", "the limits of the annotations kubernetes.io/ingress-bandwidth and egress-bandwidth"),
+    unbuilt("DISABLE_POD_V6", "false", "pods whose links have IPv6 switched off, by the tuning plugin"),
+    idle("WARM_PREFIX_TARGET", "1", Unit::Count, WITH_PREFIXES, "whole /28 prefixes to keep free"),
+    idle("POD_SECURITY_GROUP_ENFORCING_MODE", "strict", Unit::Word, WITH_POD_ENI, "how traffic of pods with security groups of their own is filtered"),
+    idle("ENI_CONFIG_ANNOTATION_DEF", "k8s.amazonaws.com/eniConfig", Unit::Text, WITH_ENI_CONFIG, "the node's annotation that names its ENIConfig"),
+    idle("ENI_CONFIG_LABEL_DEF", "k8s.amazonaws.com/eniConfig", Unit::Text, WITH_ENI_CONFIG, "the node's label that names its ENIConfig"),
+    idle("ENABLE_SUBNET_DISCOVERY", "false", Unit::Boolean,
+        "any value; new interfaces are in the primary interface's subnet, as upstream's with false", "new interfaces in subnets with the tag kubernetes.io/role/cni; true upstream"),
+    idle("ENABLE_V4_EGRESS", "true", Unit::Boolean, WITH_IPV6, "IPv4 connections from IPv6 pods, by egress-cni"),
+    idle("AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE", "/var/log/aws-routed-eni/egress-v4-plugin.log", Unit::Path, NO_EGRESS_PLUGIN, "a log of egress-cni"),
+    idle("AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE", "/var/log/aws-routed-eni/egress-v6-plugin.log", Unit::Path, NO_EGRESS_PLUGIN, "a log of egress-cni"),
+    idle("HTTP_TIMEOUT", "10", Unit::Seconds, "any value; a call of EC2 has a deadline of its own", "how long upstream waits for an answer of EC2"),
+    idle("AWS_EC2_ENDPOINT", "", Unit::Text, "any value; upstream does not call it either: AWS_ENDPOINT_URL_EC2 does", "another address of EC2"),
+    idle("VPC_CNI_VERSION", "", Unit::Text, "any value", "the version that upstream tells EC2 in its user agent"),
+    idle("AWS_VPC_K8S_CNI_CONFIGURE_RPFILTER", "true", Unit::Boolean, NO_OP, "nothing"),
+    idle("ENABLE_NFTABLES", "false", Unit::Boolean, NO_OP, "nothing"),
 ];

@@ -214,6 +214,15 @@ fn every_row_of_the_table_is_read() {
             "{}",
             row.name
         );
+        if row.on_invalid == OnInvalid::NoEffect {
+            let set = |value| Settings::from_env([(row.name, value)]).unwrap();
+            assert_eq!(set("\u{1}").settings, Settings::default(), "{}", row.name);
+            let told = set("\u{1}").notices;
+            assert_eq!(told.len(), 1, "{} is not read: {told:?}", row.name);
+            assert!(told[0].to_string().contains("changes nothing"), "{told:?}");
+            assert!(set(row.default).notices.is_empty(), "{}", row.name);
+            continue;
+        }
         let outside = match row.unit {
             Unit::Text | Unit::Path => {
                 let set = if row.unit == Unit::Path {
@@ -287,4 +296,62 @@ fn the_fingerprint_tells_settings_apart_and_never_changes() {
     assert_eq!(a, Settings::default().fingerprint());
     assert_ne!(a, load(&[("WARM_IP_TARGET", "2")]).fingerprint());
     assert_eq!(a.len(), 16);
+}
+
+/// Every variable of vpc-cni.md §1 that upstream's address agent, its entry point or its init container
+/// reads: one that nothing here names would be ignored in silence.
+#[test]
+fn no_variable_of_upstreams_is_ignored_in_silence() {
+    let upstream = "
+        DISABLE_TCP_EARLY_DEMUX ENABLE_IPv6 ENABLE_V6_EGRESS HOST_CNI_BIN_PATH HOST_CNI_CONFDIR_PATH
+        AWS_VPC_K8S_CNI_VETHPREFIX AWS_VPC_ENI_MTU POD_MTU ENABLE_POD_ENI POD_SECURITY_GROUP_ENFORCING_MODE
+        AWS_VPC_K8S_PLUGIN_LOG_FILE AWS_VPC_K8S_PLUGIN_LOG_LEVEL AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE
+        AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE ENABLE_V4_EGRESS AWS_VPC_K8S_CNI_RANDOMIZESNAT
+        ENABLE_BANDWIDTH_PLUGIN DISABLE_POD_V6 IP_COOLDOWN_PERIOD ENABLE_MULTI_NIC WARM_ENI_TARGET
+        WARM_IP_TARGET MINIMUM_IP_TARGET WARM_PREFIX_TARGET MAX_ENI ENABLE_PREFIX_DELEGATION
+        AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG ENI_CONFIG_ANNOTATION_DEF ENI_CONFIG_LABEL_DEF
+        AWS_MANAGE_ENIS_NON_SCHEDULABLE ENABLE_SUBNET_DISCOVERY ENABLE_IPv4
+        DISABLE_NETWORK_RESOURCE_PROVISIONING ENABLE_IMDS_ONLY_MODE DISABLE_LEAKED_ENI_CLEANUP
+        AWS_VPC_K8S_CNI_BACKING_STORE MANAGE_UNTAGGED_ENI ANNOTATE_POD_IP NETWORK_POLICY_ENFORCING_MODE
+        MY_NODE_NAME MY_POD_NAME CLUSTER_NAME CLUSTER_ENDPOINT ADDITIONAL_ENI_TAGS
+        AWS_VPC_K8S_CNI_EXTERNALSNAT AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS AWS_EXTERNAL_SERVICE_CIDRS
+        AWS_VPC_CNI_NODE_PORT_SUPPORT AWS_VPC_K8S_CNI_CONNMARK AWS_VPC_K8S_CNI_LOGLEVEL
+        AWS_VPC_K8S_CNI_LOG_FILE INTROSPECTION_BIND_ADDRESS DISABLE_INTROSPECTION DISABLE_METRICS HTTP_TIMEOUT
+        AWS_EC2_ENDPOINT VPC_CNI_VERSION AWS_VPC_K8S_CNI_CONFIGURE_RPFILTER ENABLE_NFTABLES";
+    let ignored: Vec<_> = upstream
+        .split_whitespace()
+        .filter(|name| settings::variable(name).is_none())
+        .collect();
+    assert!(ignored.is_empty(), "{ignored:?}");
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name() {
+    for name in [
+        "ENABLE_BANDWIDTH_PLUGIN",
+        "DISABLE_POD_V6",
+        "ENABLE_V6_EGRESS",
+    ] {
+        let said = errors(&[(name, "true")]);
+        assert!(
+            matches!(&said[..], [Error::NotBuilt { variable, .. }] if *variable == name),
+            "{said:?}"
+        );
+        assert_eq!(load(&[(name, "false")]), Settings::default());
+    }
+}
+
+#[test]
+fn what_has_no_effect_is_told_unless_it_is_the_default() {
+    let chart = [
+        ("WARM_PREFIX_TARGET", "1"),
+        ("ENABLE_SUBNET_DISCOVERY", "true"),
+    ];
+    assert_eq!(
+        notices(&chart),
+        [
+            "ENABLE_SUBNET_DISCOVERY=\"true\" changes nothing here: any value; new interfaces are in the primary \
+          interface's subnet, as upstream's with false"
+        ]
+    );
 }

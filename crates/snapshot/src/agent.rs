@@ -87,13 +87,16 @@ fn is_true(container: &Container, name: &str) -> bool {
 /// that are modelled (security groups for pods, prefixes, custom networking) is left out; the pods
 /// that have such an interface are recognised by their addresses.
 pub(crate) fn variables(container: &Container) -> Result<Settings, String> {
-    const PASSES: [&str; 6] = [
+    const PASSES: [&str; 9] = [
         "ENABLE_PREFIX_DELEGATION",
         "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG",
         "ENABLE_POD_ENI",
         "ENABLE_MULTI_NIC",
         "ANNOTATE_POD_IP",
         "ENABLE_IMDS_ONLY_MODE",
+        "ENABLE_V6_EGRESS",
+        "ENABLE_BANDWIDTH_PLUGIN",
+        "DISABLE_POD_V6",
     ];
     let mut pairs = Vec::new();
     for (name, value) in &container.env {
