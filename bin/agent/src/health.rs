@@ -29,6 +29,9 @@ pub(crate) enum Unhealthy {
     /// Pods are not served; the agent's reason.
     #[error("pods are not served: {0}")]
     NotReady(String),
+    /// What this agent was to put on the node is not there; the agent's reason.
+    #[error("plugin and network list are not installed: {0}")]
+    NotInstalled(String),
 }
 
 impl Unhealthy {
@@ -37,7 +40,7 @@ impl Unhealthy {
         match self {
             Self::Connect(_) => 2,
             Self::Call(_) => 3,
-            Self::NotServing | Self::NotReady(_) => 4,
+            Self::NotServing | Self::NotReady(_) | Self::NotInstalled(_) => 4,
         }
     }
 }
@@ -62,6 +65,9 @@ pub(crate) fn check(socket: &Path, ready: bool, within: Duration) -> Result<(), 
     };
     if ready && !status.ready {
         return Err(Unhealthy::NotReady(status.reason));
+    }
+    if ready && !status.installation.is_empty() {
+        return Err(Unhealthy::NotInstalled(status.installation));
     }
     Ok(())
 }

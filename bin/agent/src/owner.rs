@@ -44,7 +44,7 @@ pub(crate) enum Message {
         reason: String,
         to: oneshot::Sender<rpc::Answer>,
     },
-    Status(oneshot::Sender<Option<String>>),
+    Status(oneshot::Sender<Readiness>),
     List(oneshot::Sender<Vec<(ipam::Allocation, Lease)>>),
     Get {
         key: Key,
@@ -86,6 +86,15 @@ enum Asker {
     Nobody,
 }
 
+/// What keeps the agent from its work, if anything.
+#[derive(Debug)]
+pub(crate) struct Readiness {
+    /// Why pods are not served.
+    pub(crate) reason: Option<String>,
+    /// Why plugin and network list could not be installed.
+    pub(crate) installation: Option<String>,
+}
+
 /// Whether plugin and network list are on the node.
 #[derive(Debug)]
 enum Installed {
@@ -93,6 +102,15 @@ enum Installed {
     Yes,
     /// Tried again at a time; and why it failed.
     Failed(Instant, String),
+}
+
+impl Installed {
+    fn trouble(&self) -> Option<&str> {
+        match self {
+            Self::Failed(_, error) => Some(error),
+            Self::No | Self::Yes => None,
+        }
+    }
 }
 
 /// The pool and all that is done for it.
@@ -185,11 +203,7 @@ impl Owner {
             }
             self.install_when_ready();
             let now = self.now();
-            let trouble = match &self.installed {
-                Installed::Failed(_, error) => Some(error.as_str()),
-                Installed::No | Installed::Yes => None,
-            };
-            self.voice.look(&self.pool, trouble, now);
+            self.voice.look(&self.pool, self.installed.trouble(), now);
         }
         self.feed(Event::Drain);
         self.save();
@@ -259,7 +273,13 @@ impl Owner {
             )
         };
         match question {
-            Message::Status(to) => drop(to.send(self.pool.not_ready().map(str::to_owned))),
+            Message::Status(to) => {
+                // Whoever asks may have gone.
+                let _ = to.send(Readiness {
+                    reason: self.pool.not_ready().map(str::to_owned),
+                    installation: self.installed.trouble().map(str::to_owned),
+                });
+            }
             Message::List(to) => drop(to.send(self.pool.allocations().map(held).collect())),
             Message::Get { key, to } => drop(to.send(self.pool.allocation(&key).map(held))),
             Message::Node(to) => drop(to.send(self.node.as_ref().map(|node| NodeView {

@@ -20,7 +20,7 @@ use ipam::{Key, Lease, Pod, Refusal, Reply};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 
-use crate::owner::{Message, NodeView};
+use crate::owner::{Message, NodeView, Readiness};
 
 /// The answers' source: a handle on the owner.
 #[derive(Debug, Clone)]
@@ -133,11 +133,15 @@ impl ConfigServerBackend for Backend {
 #[tonic::async_trait]
 impl Node for Backend {
     async fn status(&self, _: Request<()>) -> Result<Response<StatusReply>, Status> {
-        let reason: Option<String> = self.ask(Message::Status).await?;
+        let Readiness {
+            reason,
+            installation,
+        } = self.ask(Message::Status).await?;
         Ok(Response::new(StatusReply {
             ready: reason.is_none(),
             reason: reason.unwrap_or_default(),
             existing_pods_affected: false,
+            installation: installation.unwrap_or_default(),
         }))
     }
 

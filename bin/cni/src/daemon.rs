@@ -199,7 +199,7 @@ impl<'a> AddressDaemon<'a> {
         Ok(StatusReply {
             ready,
             reason,
-            existing_pods_affected: false,
+            ..StatusReply::default()
         })
     }
 

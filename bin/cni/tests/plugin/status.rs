@@ -24,6 +24,7 @@ fn line_30_status_succeeds_only_if_an_add_can_be_served() {
             ready: false,
             reason: "ENI eni-1 is being attached".to_owned(),
             existing_pods_affected,
+            ..StatusReply::default()
         };
         let (code, message) = status(&node, &conf).error();
         assert_eq!(code, expected);
