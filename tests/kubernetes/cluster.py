@@ -194,17 +194,16 @@ class Cluster:
         return {f"{p['metadata']['namespace']}/{p['metadata']['name']}": p["status"].get("podIP") for p in items
                 if not p["spec"].get("hostNetwork")}
 
-    def settled(self, node, warm=None, within=40):
-        """EC2 has on the node what the agent has; of that the pods have theirs, each its own, and nobody else has any.
-        With `warm`, so many are left: the agent gives back what is too many after a minute without change."""
+    def settled(self, node, within=40):
+        """EC2 has on the node what the agent has: the pods' addresses, each its own, and free ones. What else there
+        was would be leaked: leased to nobody who lives, or unknown to the agent."""
         def ask():
             return self.on(node), self.leased(node), self.in_ec2(node)
 
         def holds(seen):
             pods, leased, ec2 = seen
-            mine = {pod: address for address, pod in leased.items() if pod}
-            return mine == pods and set(leased) == ec2 and warm in (None, len(ec2) - len(pods))
-        eventually(ask, holds, within, f"{node}: EC2's addresses are the pods' and {warm or 'some'} warm ones")
+            return {pod: address for address, pod in leased.items() if pod} == pods and set(leased) == ec2
+        eventually(ask, holds, within, f"{node}: EC2's addresses are the pods' and the free ones")
 
     def ready(self, node):
         """The condition Ready of a node."""

@@ -248,3 +248,20 @@ def archive(file, name):
                          "rootfs": {"type": "layers", "diff_ids": ["sha256:" + sha256(layer).hexdigest()]}}).encode()
     manifest = json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
     file.write_bytes(tar([("manifest.json", manifest, 0o644), ("config.json", config, 0o644), ("layer.tar", layer, 0o644)]))
+
+
+def test_a_network_list_without_the_plugin(c):
+    """The chart takes it, the agent does not: its pod is not Ready and says why, the rollout stops, pods are served."""
+    with c.namespace("list") as ns:
+        c.chart({"cniConfig": {"enabled": True, "fileContents": json.dumps({"cniVersion": "0.4.0", "plugins": [{"type": "ptp"}]})}},
+                wait=False)
+        try:
+            def refused():
+                return [e["message"] for e in c.json("-n", SYSTEM, "get", "events")["items"] if e["reason"] == "Unhealthy"]
+            eventually(refused, lambda told: any("has no plugin of type aws-cni" in t for t in told), 40, "the probe says why")
+            assert c.json("-n", SYSTEM, "get", "daemonset", "aws-node")["status"]["updatedNumberScheduled"] == 1
+            ns.pod("a", node=NODE, wait=False)
+            ns.pod("b", node=OTHER)
+            ns.wait("a")
+        finally:
+            c.chart({"cniConfig": {"enabled": False, "fileContents": ""}})
