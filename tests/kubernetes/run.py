@@ -93,7 +93,7 @@ def as_before(before):
     names = {line for line in lines if (Path("/run/branchline") / line).exists() or line in before.splitlines()}
     others = {name for name in names if name and "/" not in name and " " not in name and name != LAB}
     # So do programs; one of ours has the lab's name in its arguments.
-    lines = sorted(line for line in lines if LAB in line or not any(word in line for word in (*others, "/branchline ", "/aws-cni")))
+    lines = sorted(line for line in lines if LAB in line or not any(word in line for word in (*others, "/branchline ", "branchline lab ", "/aws-cni")))
     assert not lines, "the machine is not as before:\n" + "\n".join(lines[:40])
 
 
