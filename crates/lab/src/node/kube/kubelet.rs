@@ -184,7 +184,7 @@ mod tests {
         let mut member = member();
         member.bin_dir = disk.path().to_owned();
         let missing = service(&member).unwrap_err().to_string();
-        assert!(missing.contains("kubelet is missing"), "{missing}");
+        assert!(missing.contains("missing: kubelet"), "{missing}");
         fs::write(disk.path().join("kubelet"), "").unwrap();
         write(disk.path(), &member).unwrap();
         write(disk.path(), &member).unwrap();
