@@ -143,7 +143,7 @@ class Cluster:
 
     def create(self, name):
         self.kubectl("create", "namespace", name)
-        # Without it no pod is taken; its controller may still be coming back from another test.
+        # Without it no pod is taken.
         self.kubectl("-n", name, "wait", "--for=create", "serviceaccount/default", "--timeout=40s")
         return Namespace(self, name)
 
@@ -153,8 +153,11 @@ class Cluster:
         self.create(name)
         try:
             yield Namespace(self, name)
-        finally:
-            self.kubectl("delete", "namespace", name, "--wait=false")
+        except BaseException:
+            if not os.environ.get("KEEP"):
+                self.kubectl("delete", "namespace", name, "--wait=false", exit=None)
+            raise
+        self.kubectl("delete", "namespace", name, "--wait=false")
 
     def pods(self, *words):
         return {pod["metadata"]["name"]: pod for pod in self.json("get", "pods", *words)["items"]}

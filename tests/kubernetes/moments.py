@@ -44,38 +44,6 @@ def test_api_server_restarts(c):
         assert restarts() == {**before, "after": [0]}
 
 
-def test_agent_starts_without_the_api_server(c):
-    """The agent begins while nobody answers: it goes on from its checkpoint, and ADDs are served."""
-    with c.namespace("noapi") as ns, Wrapper(c, NODE) as plugin:
-        ns.pod("a", node=NODE, wait=False)
-        ns.pod("b", node=OTHER, wait=False)
-        # Its sandbox is to be made while the server is away.
-        plugin.fault("ADD", "late", code=11, msg="planted: later")
-        ns.pod("late", node=NODE, wait=False)
-        ns.wait("a")
-        ns.wait("b")
-        leased = c.leased(NODE)
-        eventually(lambda: plugin.calls("noapi/late", "ADD"), what="its first ADD")
-        c.lab("cluster", "component", "dev", "kube-apiserver", "stop")
-        try:
-            old = c.on_node(NODE, "pidof", "branchline-agent").stdout
-            c.on_node(NODE, "kill", *old.split())
-            eventually(lambda: c.on_node(NODE, "pidof", "branchline-agent", exit=None).stdout, lambda new: new not in ("", old),
-                       60, "the kubelet starts it again")
-            state = eventually(lambda: c.state(NODE)["kubernetes"], lambda s: s["state"] == "connecting", what="it says so")
-            says(json.dumps(state["failures"]), "443")
-            mine = {a: p for a, p in c.leased(NODE).items() if p}
-            assert mine == {a: p for a, p in leased.items() if p}, "as in the checkpoint"
-            plugin.clear("ADD", "late")
-            eventually(lambda: plugin.calls("noapi/late", "ADD"), lambda adds: adds[-1].exit == 0, 40, "ADD without the server")
-        finally:
-            c.lab("cluster", "component", "dev", "kube-apiserver", "start")
-        eventually(lambda: c.kubectl("get", "--raw=/readyz", exit=None).returncode, lambda code: code == 0, 30, "it is back")
-        eventually(lambda: c.state(NODE)["kubernetes"]["state"], lambda s: s == "connected", 40, "connected")
-        ns.wait("late")
-        c.rolled_out()
-
-
 def token(c, age):
     """What `aws eks get-token` made that many minutes ago: a presigned GetCallerIdentity."""
     env, moment = c.env, datetime.now(timezone.utc) - timedelta(minutes=age)
@@ -158,7 +126,8 @@ def test_node_deleted_and_made_again(c):
         eventually(lambda: c.instance(OTHER), lambda new: new != old, 30, "another instance")
         wrapper = Wrapper(c, OTHER)
         wrapper.install()
-        eventually(lambda: wrapper.shell("ls /opt/cni/bin/watched/aws-cni"), what="the plugin is installed")
+        # The agent runs after the init container has installed all plugins.
+        eventually(lambda: c.state(OTHER), within=60, what="the new node's agent answers")
         wrapper.activate()
         eventually(lambda: c.ready(OTHER)["status"], lambda s: s == "True", 60, "the new node is Ready")
         node = c.json("get", "node", name)
@@ -265,3 +234,38 @@ def test_a_network_list_without_the_plugin(c):
             ns.wait("a")
         finally:
             c.chart({"cniConfig": {"enabled": False, "fileContents": ""}})
+
+
+def test_agent_starts_without_the_api_server(c):
+    """The agent begins while nobody answers: it goes on from its checkpoint, and ADDs are served.
+
+    The last test of its lab: after such a silence the controllers take up to a minute to ask again.
+    """
+    with c.namespace("noapi") as ns, Wrapper(c, NODE) as plugin:
+        ns.pod("a", node=NODE, wait=False)
+        ns.pod("b", node=OTHER, wait=False)
+        # Its sandbox is to be made while the server is away.
+        plugin.fault("ADD", "late", code=11, msg="planted: later")
+        ns.pod("late", node=NODE, wait=False)
+        ns.wait("a")
+        ns.wait("b")
+        leased = c.leased(NODE)
+        eventually(lambda: plugin.calls("noapi/late", "ADD"), what="its first ADD")
+        c.lab("cluster", "component", "dev", "kube-apiserver", "stop")
+        try:
+            old = c.on_node(NODE, "pidof", "branchline-agent").stdout
+            c.on_node(NODE, "kill", *old.split())
+            eventually(lambda: c.on_node(NODE, "pidof", "branchline-agent", exit=None).stdout, lambda new: new not in ("", old),
+                       60, "the kubelet starts it again")
+            state = eventually(lambda: c.state(NODE)["kubernetes"], lambda s: s["state"] == "connecting", what="it says so")
+            says(json.dumps(state["failures"]), "443")
+            mine = {a: p for a, p in c.leased(NODE).items() if p}
+            assert mine == {a: p for a, p in leased.items() if p}, "as in the checkpoint"
+            plugin.clear("ADD", "late")
+            eventually(lambda: plugin.calls("noapi/late", "ADD"), lambda adds: adds[-1].exit == 0, 40, "ADD without the server")
+        finally:
+            c.lab("cluster", "component", "dev", "kube-apiserver", "start")
+        eventually(lambda: c.kubectl("get", "--raw=/readyz", exit=None).returncode, lambda code: code == 0, 30, "it is back")
+        eventually(lambda: c.state(NODE)["kubernetes"]["state"], lambda s: s == "connected", 40, "connected")
+        ns.wait("late")
+        c.rolled_out()

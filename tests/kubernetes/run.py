@@ -10,11 +10,11 @@ leaves its lab to nobody: the next test begins with a new one. The machine's sta
 before and after each lab.
 """
 import os
+import re
 import subprocess
 import sys
 import time
 import traceback
-from pathlib import Path
 
 import alone
 import everyday
@@ -24,6 +24,8 @@ from cluster import CONTAINERD, LAB, Cluster, machine
 
 # STATUS is known from 1.1.0 on; a list of several versions is for runtimes that know only the older one, too.
 VERSIONS = {"cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.1.0"]}
+
+PROGRAMS = ("/branchline ", "branchline lab ", "/branchline-agent ", "/aws-cni")
 
 
 def shared():
@@ -88,12 +90,13 @@ class Runner:
 
 
 def as_before(before):
-    lines = set(machine().splitlines()) ^ set(before.splitlines())
-    # Other labs come and go beside this one; a namespace's list has their names.
-    names = {line for line in lines if (Path("/run/branchline") / line).exists() or line in before.splitlines()}
-    others = {name for name in names if name and "/" not in name and " " not in name and name != LAB}
-    # So do programs; one of ours has the lab's name in its arguments.
-    lines = sorted(line for line in lines if LAB in line or not any(word in line for word in (*others, "/branchline ", "branchline lab ", "/aws-cni")))
+    after = machine()
+    lines = set(after.splitlines()) ^ set(before.splitlines())
+    # Other labs come and go beside this one: their names are in the list of labs, their programs and the
+    # cgroup above all of them may be there or not. What is ours has this lab's name in it.
+    others = {name for name in re.findall(r"/run/branchline/([a-z0-9-]+)", before + after) if name != LAB}
+    foreign = (*others, *PROGRAMS, *(["/sys/fs/cgroup/"] if others else []))
+    lines = sorted(line for line in lines if LAB in line or not any(word in line for word in foreign))
     assert not lines, "the machine is not as before:\n" + "\n".join(lines[:40])
 
 
