@@ -45,7 +45,9 @@ enum Command {
 /// kubectl runs `kubectl-branchline` for `kubectl branchline`: help and errors then say so.
 fn parse() -> Cli {
     let name = std::env::args_os().next().unwrap_or_default();
-    let plugin = Path::new(&name).file_name().is_some_and(|n| n == "kubectl-branchline");
+    let plugin = Path::new(&name)
+        .file_name()
+        .is_some_and(|n| n == "kubectl-branchline");
     let mut command = Cli::command();
     if plugin {
         command = command.bin_name("kubectl branchline");
