@@ -126,7 +126,7 @@ def test_swap_and_back_under_open_connections():
         reaches(node, "new-1", "new-2", "api-1")
         assert node.interfaces() == ec2, "EC2 is not as before"
 
-        before = node.network()
+        before = node.settled()
         gap = node.swap(AWS)
         print(f"    back: {gap:.1f} s without an agent")
         until(10, "AWS's network list", lambda: node.plugins() == ["aws-cni", "egress-cni", "portmap"])
@@ -152,7 +152,7 @@ def test_the_witnesses_see_a_swap_that_breaks():
         node.start(AWS)
         node.add(*names(7))
         pods = node.pods()
-        before = node.network()
+        before = node.settled()
         traffic = Traffic(node, pods)
         time.sleep(1)
         node.stop()
