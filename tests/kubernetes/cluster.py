@@ -317,17 +317,17 @@ def stream(ns, server, client, port=9000):
         return int(values[names.index("RetransSegs")])
     address = ns.json("get", "pod", server)["status"]["podIP"]
     before = [again(pod) for pod in (server, client)]
-    ns.shell(server, f"rm -f /tmp/got; setsid sh -c 'sleep 100000 | nc -l -p {port} >/tmp/got' </dev/null >/dev/null 2>&1 &")
+    ns.shell(server, f"rm -f got; setsid sh -c 'sleep 100000 | nc -l -p {port} >got' </dev/null >/dev/null 2>&1 &")
     eventually(lambda: ns.shell(server, "netstat -lnt"), lambda listens: f":{port} " in listens, what="the server listens")
-    ns.shell(client, "rm -f /tmp/stop /tmp/sent; setsid sh -c 'i=0; while [ ! -e /tmp/stop ]; do echo $i; i=$((i+1)); "
-             f"sleep 0.02; done | nc {address} {port}; echo $? >/tmp/sent' </dev/null >/dev/null 2>&1 &")
-    eventually(lambda: ns.shell(server, "wc -l </tmp/got"), lambda lines: int(lines) > 5, what="the stream has begun")
+    ns.shell(client, "rm -f stop sent; setsid sh -c 'i=0; while [ ! -e stop ]; do echo $i; i=$((i+1)); "
+             f"sleep 0.02; done | nc {address} {port}; echo $? >sent' </dev/null >/dev/null 2>&1 &")
+    eventually(lambda: ns.shell(server, "wc -l <got"), lambda lines: int(lines) > 5, what="the stream has begun")
     yield
-    seen = int(ns.shell(server, "wc -l </tmp/got"))
-    eventually(lambda: ns.shell(server, "wc -l </tmp/got"), lambda lines: int(lines) > seen + 5, what="the stream goes on")
-    ns.shell(client, "touch /tmp/stop")
-    eventually(lambda: ns.shell(client, "cat /tmp/sent", exit=None), lambda code: code.strip() == "0", what="the stream ends")
-    got = ns.shell(server, "cat /tmp/got").splitlines()
+    seen = int(ns.shell(server, "wc -l <got"))
+    eventually(lambda: ns.shell(server, "wc -l <got"), lambda lines: int(lines) > seen + 5, what="the stream goes on")
+    ns.shell(client, "touch stop")
+    eventually(lambda: ns.shell(client, "cat sent", exit=None), lambda code: code.strip() == "0", what="the stream ends")
+    got = ns.shell(server, "cat got").splitlines()
     assert got == [str(i) for i in range(len(got))] and len(got) > seen, f"{len(got)} lines, the last {got[-3:]}"
     after = [again(pod) for pod in (server, client)]
     assert after == before, f"segments sent again: {before} -> {after}"

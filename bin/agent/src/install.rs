@@ -20,6 +20,7 @@ use settings::Settings;
 
 /// The plugin's name.
 pub(crate) const PLUGIN: &str = "aws-cni";
+const EGRESS: &str = "egress-cni";
 const LIST: &str = "10-aws.conflist";
 
 /// Puts plugin and list on the node.
@@ -66,8 +67,8 @@ fn beside_us(name: &str) -> Option<PathBuf> {
     beside.exists().then_some(beside)
 }
 
-/// The operator's list. Plugins that are not on the node are left out, as from ours: `egress-cni`
-/// is in every list made from upstream's.
+/// The operator's list. `egress-cni`, which is in every list made from upstream's, is left out where
+/// it is not on the node, as from ours. No other plugin is: it may be one that protects pods.
 fn own_list(path: &Path, settings: &Settings) -> anyhow::Result<Value> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let (text, name) = (fill_in(text, settings), path.display());
@@ -76,17 +77,17 @@ fn own_list(path: &Path, settings: &Settings) -> anyhow::Result<Value> {
     let plugins = list["plugins"]
         .as_array_mut()
         .with_context(|| format!("{name} (cniConfig.fileContents) has no array \"plugins\""))?;
-    plugins.retain(|plugin| {
-        let kind = plugin["type"].as_str().unwrap_or_default();
-        let there = !kind.is_empty() && settings.paths.cni_bin.join(kind).exists();
-        if !there {
-            tracing::warn!(
-                plugin = kind,
-                "not on the node, left out of the network list"
-            );
+    let bin = &settings.paths.cni_bin;
+    plugins.retain(|plugin| plugin["type"] != EGRESS || bin.join(EGRESS).exists());
+    for plugin in plugins.iter() {
+        let Some(kind) = plugin["type"].as_str().filter(|kind| !kind.is_empty()) else {
+            anyhow::bail!("{name} (cniConfig.fileContents): no \"type\" in the plugin {plugin}");
+        };
+        if !bin.join(kind).exists() {
+            let bin = bin.display();
+            anyhow::bail!("{name} (cniConfig.fileContents): the plugin {kind} is not in {bin}");
         }
-        there
-    });
+    }
     if !plugins.iter().any(|plugin| plugin["type"] == PLUGIN) {
         anyhow::bail!("{name} (cniConfig.fileContents) has no plugin of type {PLUGIN}");
     }
@@ -213,9 +214,14 @@ mod tests {
         assert!(
             read(upstreams)
                 .unwrap_err()
-                .contains("no plugin of type aws-cni")
+                .contains("the plugin aws-cni is not in")
         );
         fs::write(dir.path().join(PLUGIN), "").unwrap();
+        assert!(
+            read(upstreams)
+                .unwrap_err()
+                .contains("the plugin bandwidth is not in")
+        );
         fs::write(dir.path().join("bandwidth"), "").unwrap();
         let list = read(upstreams).unwrap();
         assert_eq!(
@@ -238,5 +244,13 @@ mod tests {
         );
         assert!(read("{").unwrap_err().contains("is not JSON"));
         assert!(read("{}").unwrap_err().contains("no array"));
+        let unnamed = r#"{"plugins":[{"type":"aws-cni"},{"name":"guard"}]}"#;
+        assert!(read(unnamed).unwrap_err().contains("no \"type\""));
+        let others = r#"{"plugins":[{"type":"bandwidth"}]}"#;
+        assert!(
+            read(others)
+                .unwrap_err()
+                .contains("no plugin of type aws-cni")
+        );
     }
 }
