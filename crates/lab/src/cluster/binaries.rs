@@ -145,14 +145,16 @@ fn version(program: &Path) -> Result<String, Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
+    /// Another process writes the program: a file that this one has open for writing, if only in a
+    /// child that another test's thread is just starting, cannot be executed.
     fn install(dir: &Path, name: &str, says: &str) {
-        let path = dir.join(name);
-        fs::write(&path, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = dir.join("script");
+        fs::write(&script, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
+        let mut copy = Command::new("install");
+        let copied = copy.args(["-m", "755"]).args([script, dir.join(name)]);
+        assert!(copied.status().unwrap().success());
     }
 
     #[test]
