@@ -166,12 +166,27 @@ pub struct InstanceLimits {
     pub interfaces: u32,
     /// IPv4 addresses per interface, its primary included.
     pub addresses: u32,
+    /// Interfaces of the card that carries the primary one, where the type has several cards: the
+    /// agents use no other card.
+    #[serde(default)]
+    pub on_card: Option<u32>,
     /// Whether the type can have a trunk interface; `None` for a type that is newer than the table.
     #[serde(default)]
     pub trunking: Option<bool>,
+    /// Branch interfaces that a trunk of the type carries; `None` as above.
+    #[serde(default)]
+    pub branches: Option<u32>,
+    /// Whether its interfaces take `/28` prefixes (Nitro and bare metal do); `None` as above.
+    #[serde(default)]
+    pub prefixes: Option<bool>,
 }
 
 impl InstanceLimits {
+    /// Interfaces that an agent can use.
+    pub fn usable_interfaces(self) -> u32 {
+        self.on_card.unwrap_or(self.interfaces)
+    }
+
     /// Addresses that pods can have: each interface's primary address is the node's own.
     pub fn pod_addresses(self) -> u32 {
         self.interfaces * self.addresses.saturating_sub(1)

@@ -18,6 +18,7 @@ mod table;
 
 pub use engine::{Engine, GroupSync};
 pub use error::{Error, Errors, Notice};
+pub use parse::{boolean, integer};
 pub use read::Loaded;
 pub use table::{OnInvalid, Unit, VARIABLES, Variable, variable};
 

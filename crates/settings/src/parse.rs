@@ -3,7 +3,7 @@
 use ipnet::Ipv4Net;
 
 /// `strconv.ParseBool`.
-pub(crate) fn boolean(text: &str) -> Option<bool> {
+pub fn boolean(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
@@ -12,7 +12,7 @@ pub(crate) fn boolean(text: &str) -> Option<bool> {
 }
 
 /// `strconv.Atoi`: optional sign, decimal digits, no white space, no underscore.
-pub(crate) fn integer(text: &str) -> Option<i64> {
+pub fn integer(text: &str) -> Option<i64> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
 }

@@ -236,6 +236,13 @@ fn instance_limits(info: &InstanceTypeInfo) -> Result<(String, InstanceLimits), 
             .and_then(|v| u32::try_from(v).ok())
             .ok_or_else(|| lacks(what))
     };
+    let known = ec2::limits::of(&name);
+    let default = network.default_network_card_index.unwrap_or(0);
+    let card = network
+        .network_cards
+        .iter()
+        .find(|c| c.network_card_index == Some(default));
+    let told = card.and_then(|c| u32::try_from(c.maximum_network_interfaces?).ok());
     let limits = InstanceLimits {
         interfaces: count(
             network.maximum_network_interfaces,
@@ -245,8 +252,11 @@ fn instance_limits(info: &InstanceTypeInfo) -> Result<(String, InstanceLimits), 
             network.ipv4_addresses_per_interface,
             "Ipv4AddressesPerInterface",
         )?,
+        on_card: told.or_else(|| known.and_then(|k| k.card(k.default_network_card))),
         // EC2 tells nobody which types can have a trunk.
-        trunking: ec2::limits::of(&name).map(|known| known.trunking),
+        trunking: known.map(|k| k.trunking),
+        branches: known.map(|k| k.branch_interfaces),
+        prefixes: known.map(|k| k.hypervisor == "nitro" || k.bare_metal),
     };
     Ok((name, limits))
 }

@@ -12,6 +12,7 @@ pub mod network;
 mod parse;
 pub mod path;
 pub mod routes;
+pub mod space;
 mod text;
 mod walk;
 pub mod world;
