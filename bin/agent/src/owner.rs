@@ -249,6 +249,7 @@ impl Owner {
                     tracing::warn!(action = failure.action, kind = ?failure.kind, %failure, "call failed");
                 }
                 let now = self.now();
+                self.metrics.called(&call, result.as_ref().err(), now);
                 self.voice
                     .called(&self.pool, &call, result.as_ref().err(), now);
                 self.feed(Event::Answered { op, result });
@@ -290,8 +291,16 @@ impl Owner {
             Message::Page { path, to } => {
                 let text = match path.as_str() {
                     "/metrics" => Some(self.metrics.page(&self.pool, self.voice.counts())),
-                    path => show::page(path, &self.pool, &self.settings, &self.voice)
-                        .map(|v| v.to_string()),
+                    path => {
+                        let told = show::Told {
+                            now: self.now(),
+                            started: self.anchor.1,
+                            refused: &self.metrics.refused,
+                            denied: &self.metrics.denied,
+                        };
+                        show::page(path, &self.pool, &self.settings, &self.voice, &told)
+                            .map(|v| v.to_string())
+                    }
                 };
                 drop(to.send(text));
             }
@@ -410,17 +419,10 @@ impl Owner {
     }
 
     fn refused(&mut self, refusal: &Refusal) {
-        let reason = match refusal {
-            Refusal::NotReady { .. } => "not-ready",
-            Refusal::Draining => "draining",
-            Refusal::SubnetFull { .. } => "subnet-full",
-            Refusal::Limit { .. } => "limit",
-            Refusal::Ec2 { .. } => "ec2",
-            Refusal::NotUsable { .. } => "interface-not-usable",
-            Refusal::TimedOut { .. } => "timed-out",
-            Refusal::Deleted { .. } => "deleted",
-            Refusal::UnknownPod { .. } => return,
-        };
+        if matches!(refusal, Refusal::UnknownPod { .. }) {
+            return;
+        }
+        let reason = refusal.word();
         *self.metrics.refused.entry(reason).or_default() += 1;
         tracing::warn!(%refusal, "ADD refused");
     }

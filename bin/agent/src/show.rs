@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use cni::introspect::{Address, Cidr, Enis, GroupSync, IpNet, Key, Metadata, NEVER, State};
-use ipam::{Eni, GroupState, Millis, Pool, Slot, SlotState};
+use cni::introspect::{
+    Address, Backoff, Ceiling, Cidr, Denied, Enis, GroupSync, Interface, IpNet, Key, Metadata,
+    NEVER, Numbers, Reason, State, Waiting,
+};
+use ipam::{Eni, GroupState, Millis, Pool, Refusal, Slot, SlotState, Standing};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use settings::Settings;
@@ -19,8 +22,30 @@ pub(crate) const PATHS: [&str; 5] = [
     "/state",
 ];
 
+/// What `/state` has from outside of the pool.
+#[derive(Debug)]
+pub(crate) struct Told<'a> {
+    pub(crate) now: Millis,
+    pub(crate) started: Millis,
+    pub(crate) refused: &'a BTreeMap<&'static str, u64>,
+    pub(crate) denied: &'a BTreeMap<&'static str, Denial>,
+}
+
+/// An action that EC2 denies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Denial {
+    pub(crate) at: Millis,
+    pub(crate) message: String,
+}
+
 /// The document at a path; `None`: there is none.
-pub(crate) fn page(path: &str, pool: &Pool, settings: &Settings, voice: &Voice) -> Option<Value> {
+pub(crate) fn page(
+    path: &str,
+    pool: &Pool,
+    settings: &Settings,
+    voice: &Voice,
+    told: &Told<'_>,
+) -> Option<Value> {
     Some(match path {
         "/" => json!({ "AvailableCommands": PATHS }),
         "/v1/enis" => document(&enis(pool)),
@@ -28,7 +53,7 @@ pub(crate) fn page(path: &str, pool: &Pool, settings: &Settings, voice: &Voice) 
         "/v1/eni-configs" => json!({}),
         "/v1/networkutils-env-settings" => network(settings),
         "/v1/ipamd-env-settings" => targets(settings),
-        "/state" => state(pool, settings, voice),
+        "/state" => document(&state(pool, settings, voice, told)),
         _ => return None,
     })
 }
@@ -139,7 +164,43 @@ fn targets(settings: &Settings) -> Value {
     })
 }
 
-fn state(pool: &Pool, settings: &Settings, voice: &Voice) -> Value {
+fn state(pool: &Pool, settings: &Settings, voice: &Voice, told: &Told) -> State {
+    let denied = told.denied.iter().map(|(action, denial)| Denied {
+        action: format!("ec2:{action}"),
+        at: time(Some(denial.at)),
+        message: denial.message.clone(),
+        without: without(action).to_owned(),
+    });
+    let refused = told
+        .refused
+        .iter()
+        .map(|(word, n)| ((*word).to_owned(), *n));
+    State {
+        agent: format!("branchline {}", env!("CARGO_PKG_VERSION")),
+        instance: pool
+            .node()
+            .map(|node| node.instance.to_string())
+            .unwrap_or_default(),
+        ready: pool.not_ready().is_none(),
+        reason: pool.not_ready().unwrap_or_default().to_owned(),
+        group_sync: group_sync(pool),
+        settings: settings.fingerprint(),
+        started: time(Some(told.started)),
+        pool: numbers(pool),
+        obstacle: pool.obstacle().as_ref().map(reason),
+        ceilings: ceilings(pool),
+        waiting: waiting(pool, told.now),
+        backoffs: pool.standing().iter().map(backoff).collect(),
+        denied: denied.collect(),
+        refused: refused.collect(),
+        interfaces: pool.enis().map(one_interface).collect(),
+        kubernetes: voice.state(),
+        translation: crate::takeover::translation(settings.network.external_snat),
+        ..State::default()
+    }
+}
+
+fn group_sync(pool: &Pool) -> GroupSync {
     let groups = pool.group_state();
     let pending = match &groups {
         GroupState::Applying { enis, trouble } => {
@@ -153,51 +214,118 @@ fn state(pool: &Pool, settings: &Settings, voice: &Voice) -> Value {
         }
         GroupState::Off | GroupState::Equal => BTreeMap::new(),
     };
-    let state = State {
-        agent: format!("branchline {}", env!("CARGO_PKG_VERSION")),
-        instance: pool
-            .node()
-            .map(|node| node.instance.to_string())
-            .unwrap_or_default(),
-        ready: pool.not_ready().is_none(),
-        reason: pool.not_ready().unwrap_or_default().to_owned(),
-        group_sync: GroupSync {
-            enabled: groups != GroupState::Off,
-            groups_at_start: pool
-                .groups_at_start()
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-            pending,
-        },
-    };
-    let mut document = document(&state);
-    let counts = pool.counts();
-    document["kubernetes"] = voice.state();
-    document["settings"] = json!(settings.fingerprint());
-    document["pool"] = json!({
-        "interfaces": counts.interfaces,
-        "interfacesMax": counts.interfaces_max,
-        "total": counts.total,
-        "assigned": counts.assigned,
-        "resting": counts.resting,
-        "available": counts.available,
-        "coming": counts.coming,
-        "waiting": counts.waiting,
-    });
-    document["translation"] = crate::takeover::translation(settings.network.external_snat);
-    document["interfaces"] = pool.enis().map(trouble).collect();
-    document
+    GroupSync {
+        enabled: groups != GroupState::Off,
+        groups_at_start: texts(pool.groups_at_start()),
+        pending,
+    }
 }
 
-fn trouble(eni: &Eni) -> Value {
-    json!({
-        "id": eni.id.to_string(),
-        "device": eni.device,
-        "stage": format!("{:?}", eni.stage),
-        "groups": eni.groups.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "trouble": eni.trouble.as_ref().map(ToString::to_string),
-        "lost": eni.slots.iter().filter(|(_, s)| s.lost).map(|(a, _)| a.to_string())
-            .collect::<Vec<_>>(),
-    })
+fn numbers(pool: &Pool) -> Numbers {
+    let counts = pool.counts();
+    let (short, over) = pool.against_targets();
+    Numbers {
+        interfaces: counts.interfaces,
+        interfaces_max: counts.interfaces_max,
+        total: counts.total,
+        assigned: counts.assigned,
+        resting: counts.resting,
+        available: counts.available,
+        coming: counts.coming,
+        waiting: counts.waiting,
+        prefixes: 0,
+        short,
+        over,
+    }
+}
+
+fn reason(refusal: &Refusal) -> Reason {
+    Reason {
+        code: refusal.word().to_owned(),
+        message: refusal.to_string(),
+    }
+}
+
+/// What bounds this node's pods, as far as the agent knows: the kubelet's own maximum and the
+/// subnet's free addresses are not among it.
+fn ceilings(pool: &Pool) -> Vec<Ceiling> {
+    let Some(node) = pool.node() else {
+        return Vec::new();
+    };
+    let counts = pool.counts();
+    let by = pool.bounded_by().to_string();
+    let slots = node.limits.slots();
+    vec![
+        Ceiling {
+            name: "interfaces".to_owned(),
+            used: counts.interfaces,
+            limit: counts.interfaces_max,
+            by: by.clone(),
+        },
+        Ceiling {
+            name: "addresses".to_owned(),
+            used: counts.assigned,
+            limit: counts.interfaces_max.saturating_mul(slots),
+            by: format!("{slots} on each interface that {by} allows"),
+        },
+    ]
+}
+
+fn waiting(pool: &Pool, now: Millis) -> Vec<Waiting> {
+    let waiting = pool.waiting().map(|(pod, since)| Waiting {
+        pod: format!("{}/{}", pod.namespace, pod.name),
+        seconds: now.since(since).as_secs(),
+        reason: reason(&pool.why_waiting(since)),
+    });
+    waiting.collect()
+}
+
+fn backoff(standing: &Standing) -> Backoff {
+    let failure = &standing.failure;
+    Backoff {
+        what: match &standing.eni {
+            Some(eni) => format!("{} of {eni}", failure.action),
+            None => failure.action.to_owned(),
+        },
+        code: failure.kind.word().to_owned(),
+        failures: standing.failures,
+        seconds: standing.left.as_secs(),
+        message: failure.message.clone(),
+    }
+}
+
+/// What does not work while EC2 denies an action; deploy/README.md has the same table.
+fn without(action: &str) -> &'static str {
+    match action {
+        "DescribeNetworkInterfaces" => "the node's interfaces are not known: no pod is served",
+        "CreateNetworkInterface" | "CreateTags" | "AttachNetworkInterface" => {
+            "no further interface: pods wait when the present ones are full"
+        }
+        "AssignPrivateIpAddresses" => "no further addresses on the interfaces",
+        "ModifyNetworkInterfaceAttribute" => {
+            "security groups differ between interfaces, and interfaces outlive their instance"
+        }
+        "UnassignPrivateIpAddresses" | "DetachNetworkInterface" | "DeleteNetworkInterface" => {
+            "what is not needed any more stays"
+        }
+        "DescribeSubnets" => "an interface in another subnet than the node's is not used",
+        "DescribeInstanceTypes" => "the limits of this instance type are not known",
+        _ => "",
+    }
+}
+
+fn one_interface(eni: &Eni) -> Interface {
+    let lost = eni.slots.iter().filter(|(_, slot)| slot.lost);
+    Interface {
+        id: eni.id.to_string(),
+        device: eni.device,
+        stage: format!("{:?}", eni.stage),
+        groups: texts(&eni.groups),
+        trouble: eni.trouble.as_ref().map(ToString::to_string),
+        lost: lost.map(|(address, _)| address.to_string()).collect(),
+    }
+}
+
+fn texts(list: &[impl ToString]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
 }

@@ -5,9 +5,16 @@
 //! without network cards print the pool at the top level; [`Enis`] reads both. `/state` is ours and
 //! absent (404) on upstream's agent.
 
+mod state;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use state::{
+    Backoff, Ceiling, Checkpoint, Cluster, Denied, GroupSync, Interface, Leases, Numbers, Reason,
+    Released, Repair, Repairs, State, Waiting,
+};
 
 /// Go prints an address without an unassignment as the zero time.
 pub const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -144,32 +151,6 @@ pub struct Metadata {
     /// Its name.
     #[serde(rename = "k8sPodName", skip_serializing_if = "String::is_empty")]
     pub k8s_pod_name: String,
-}
-
-/// `/state`: what our agent says of itself beyond upstream's documents.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    /// `branchline VERSION`.
-    pub agent: String,
-    /// Its instance.
-    pub instance: String,
-    /// Whether it serves ADDs.
-    pub ready: bool,
-    /// Why not; empty when ready.
-    pub reason: String,
-    /// What it does about security groups.
-    pub group_sync: GroupSync,
-}
-
-/// What the agent does when the primary interface's groups change.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GroupSync {
-    /// Copies them to its other interfaces.
-    pub enabled: bool,
-    /// The primary's groups when the agent started: what new interfaces get when sync is off.
-    pub groups_at_start: Vec<String>,
-    /// Interfaces that EC2 has not confirmed yet, by id, with the last failure or "".
-    pub pending: BTreeMap<String, String>,
 }
 
 #[cfg(test)]

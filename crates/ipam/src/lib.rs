@@ -30,12 +30,14 @@ mod grow;
 mod lifecycle;
 mod pool;
 mod shrink;
+mod status;
 mod types;
 mod view;
 
 pub use effect::{Call, Effect, OpId, Record, Refusal, Reply};
 pub use event::{Answer, Attached, EniView, Event, Failure, FailureKind, ImdsEni, View};
 pub use pool::{Eni, Pool, Slot, SlotState, Stage};
+pub use status::Standing;
 pub use types::{
     Allocation, AttachmentId, ClientToken, Config, EniLimitBy, Key, Lease, Limits, Millis,
     NodeFacts, Pod, Ticket,

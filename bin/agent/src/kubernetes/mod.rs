@@ -14,8 +14,8 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use cni::introspect::Cluster;
 use ipam::{Call, Failure, Millis, Pod, Pool, Refusal};
-use serde_json::{Value, json};
 use settings::Settings;
 use tokio::sync::{mpsc, watch};
 
@@ -205,22 +205,30 @@ impl Voice {
     }
 
     /// For `/state`.
-    pub(crate) fn state(&self) -> Value {
+    pub(crate) fn state(&self) -> Cluster {
         let Some(on) = &self.on else {
-            return json!({"state": "off", "reason": self.off});
+            return Cluster {
+                state: "off".to_owned(),
+                reason: self.off.clone(),
+                ..Cluster::default()
+            };
         };
-        let failures: BTreeMap<String, String> = on
-            .failures
-            .iter()
-            .map(|(right, trouble)| (right.to_string(), trouble.to_string()))
-            .collect();
-        json!({
-            "state": if on.connected { "connected" } else { "connecting" },
-            "node": on.access.node,
-            "url": on.access.url,
-            "cordoned": on.cordoned,
-            "failures": failures,
-        })
+        let failures = on.failures.iter();
+        Cluster {
+            state: if on.connected {
+                "connected"
+            } else {
+                "connecting"
+            }
+            .to_owned(),
+            reason: String::new(),
+            node: on.access.node.clone(),
+            url: on.access.url.clone(),
+            cordoned: on.cordoned,
+            failures: failures
+                .map(|(right, trouble)| (right.to_string(), trouble.to_string()))
+                .collect(),
+        }
     }
 
     /// For the metrics: connected, failed requests by right, notes that were dropped. `None`
