@@ -541,6 +541,8 @@ mod tests {
             agent: "upstream".into(),
             runs_otherwise: Vec::new(),
             packs: false,
+            told: None,
+            silent: None,
         }
     }
 

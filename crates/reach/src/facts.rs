@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use cni::introspect::{Enis, State};
 use kube_view::Cluster;
 use nodenet::NodeSettings;
 use serde::{Deserialize, Serialize};
@@ -79,6 +80,24 @@ pub struct Node {
     /// Whether a fresh IP would be drawn in the order of device indexes (ours) or at random
     /// (upstream).
     pub packs: bool,
+    /// What the agent's introspection says, where it was asked and answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Box<Told>>,
+    /// Why the agent did not answer, where it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent: Option<String>,
+}
+
+/// An agent's introspection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// When it was asked, RFC 3339.
+    pub at: String,
+    /// `/v1/enis`: upstream's document, ours too.
+    pub enis: Enis,
+    /// `/state`: ours only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
 }
 
 impl Node {

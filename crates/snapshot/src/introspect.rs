@@ -10,7 +10,8 @@ use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use reach::facts::{GroupSync, Node, Pod};
+use jiff::Timestamp;
+use reach::facts::{GroupSync, Node, Pod, Told};
 use serde::de::DeserializeOwned;
 use vpc::facts::InstanceId;
 
@@ -61,11 +62,6 @@ pub(crate) async fn read_node(
     };
     let state: Option<State> = get(endpoint, "/state").await?;
     let pods = pods(endpoint, &enis)?;
-    if let Some(state) = state.as_ref().filter(|s| !s.ready && pods.is_empty()) {
-        // An agent that has just started knows no pods yet: that is not the same as none.
-        let why = format!("the agent is not ready: {}", state.reason);
-        return Err(endpoint.failed("/state", &why));
-    }
     let mut documents = Documents::new();
     for path in ["/v1/ipamd-env-settings", "/v1/networkutils-env-settings"] {
         // Both are upstream's, and absent from agents that are older than they are.
@@ -81,8 +77,16 @@ pub(crate) async fn read_node(
         unclear: None,
         groups: group_sync(endpoint, state.as_ref())?,
         packs: state.is_some(),
-        agent: state.map_or_else(|| "upstream".to_owned(), |s| s.agent),
+        agent: state
+            .as_ref()
+            .map_or_else(|| "upstream".to_owned(), |s| s.agent.clone()),
         runs_otherwise: Vec::new(),
+        told: Some(Box::new(Told {
+            at: Timestamp::now().to_string(),
+            enis,
+            state,
+        })),
+        silent: None,
     };
     Ok((node, documents))
 }

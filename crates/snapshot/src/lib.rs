@@ -336,13 +336,16 @@ async fn ask_agents(endpoints: &[Endpoint], inputs: &mut Inputs) {
                 nodes::from_agent(inputs, node, documents);
             }
             Ok((endpoint, Err(error))) => {
-                let known = inputs.nodes.values().any(|n| n.answers_to(&endpoint.node));
-                match known {
+                let known = inputs.nodes.values_mut();
+                match known.into_iter().find(|n| n.answers_to(&endpoint.node)) {
                     // Kubernetes says enough of it; that its agent is silent is worth telling.
-                    true => inputs
-                        .evidence
-                        .push(evidence("node", &format!("not read: {error}"))),
-                    false => {
+                    Some(node) => {
+                        node.silent = Some(error.to_string());
+                        inputs
+                            .evidence
+                            .push(evidence("node", &format!("not read: {error}")));
+                    }
+                    None => {
                         inputs.unread_nodes.insert(endpoint.node, error.to_string());
                     }
                 }

@@ -57,6 +57,8 @@ pub(crate) fn from_kubernetes(inputs: &mut Inputs) {
             agent: agent.name,
             packs: agent.packs,
             runs_otherwise: Vec::new(),
+            told: None,
+            silent: None,
         };
         inputs.nodes.insert(node.name.clone(), node);
     }
@@ -143,17 +145,34 @@ fn agent_pod(cluster: &Cluster, node: &str) -> Option<ObjectName> {
     cluster.pods.iter().find(here).map(|(name, _)| name.clone())
 }
 
-/// Puts what an agent says of its node beside what is known of it.
+/// Puts what an agent says of its node beside what is known of it. An agent that has just started
+/// knows no pods yet, which is not the same as none.
 pub(crate) fn from_agent(inputs: &mut Inputs, told: Node, documents: Documents) {
+    let state = told.told.as_ref().and_then(|t| t.state.as_ref());
+    let young = state
+        .filter(|s| !s.ready && told.pods.is_empty())
+        .map(|s| format!("the agent is not ready: {}", s.reason));
     let Some(known) = inputs
         .nodes
         .values_mut()
         .find(|n| n.instance == told.instance)
     else {
-        inputs.unread_nodes.remove(&told.name);
-        inputs.nodes.insert(told.name.clone(), told);
+        match young {
+            Some(why) => {
+                inputs.unread_nodes.insert(told.name, why);
+            }
+            None => {
+                inputs.unread_nodes.remove(&told.name);
+                inputs.nodes.insert(told.name.clone(), told);
+            }
+        }
         return;
     };
+    known.told.clone_from(&told.told);
+    if young.is_some() {
+        known.groups = told.groups;
+        return;
+    }
     let cluster = inputs.kubernetes.as_ref();
     if let Some(pod) = known
         .kubernetes
