@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::client::retry::{Failure, classify};
 use crate::client::transport::SendError;
 use crate::wire::{ErrorResponse, XmlError};
 
@@ -182,7 +183,35 @@ const DENIALS: [&str; 4] = [
 ];
 
 impl Error {
-    pub(crate) fn from_answer(action: &'static str, status: u16, answer: ErrorResponse) -> Self {
+    /// What the client makes of a service's error, after so many attempts: for whoever plays the service in the
+    /// same process.
+    pub fn of_answer(
+        action: &'static str,
+        endpoint: &str,
+        status: u16,
+        answer: ErrorResponse,
+        attempts: u32,
+    ) -> Self {
+        let ErrorResponse { code, message, .. } = &answer;
+        match classify(status, code) {
+            Failure::Throttled => Self::Throttled {
+                action,
+                code: code.clone(),
+                attempts,
+            },
+            Failure::NotDone | Failure::Unknown => Self::Unavailable {
+                action,
+                endpoint: endpoint.to_owned(),
+                status,
+                code: code.clone(),
+                message: message.clone(),
+                attempts,
+            },
+            Failure::Expired | Failure::Final => Self::from_answer(action, status, answer),
+        }
+    }
+
+    fn from_answer(action: &'static str, status: u16, answer: ErrorResponse) -> Self {
         let ErrorResponse {
             code,
             message,

@@ -4,6 +4,7 @@
 //!   as time passes; no clock, no sockets, randomness from a seed;
 //! * [`eks`] is the embedded EKS: clusters in the same state, [`Sim::eks`] for the lab;
 //! * [`Sim`] is its shell: clock, sockets, knobs, versions of the network for the fabric;
+//! * [`Clockless`] is the same with knobs, but without clock and sockets: for simulations in virtual time;
 //! * `fabric` turns the network that the state describes into namespaces, links, routes and nft rules.
 
 mod actions;
@@ -21,5 +22,5 @@ mod store;
 
 pub use actions::{Action, BUILT, Caller, Context, apply, call};
 pub use error::{ApiError, ApiResult};
-pub use shell::{Attached, Desired, ServeError, Sim, knobs};
+pub use shell::{Admitted, Attached, Clockless, Desired, ServeError, Sim, knobs};
 pub use store::{Config, Quotas, State, Timing};

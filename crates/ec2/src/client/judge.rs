@@ -7,7 +7,6 @@ use tokio::time::Instant;
 use super::retry::{Failure, classify};
 use super::{Answer, Call, Place, SendError, Service};
 use crate::error::Error;
-use crate::wire::ErrorResponse;
 
 /// What became of one attempt.
 pub(super) enum Outcome {
@@ -85,26 +84,7 @@ fn judge_error(
     match (service.decode_error)(answer) {
         Ok(error) => {
             let failure = classify(status, &error.code);
-            let ErrorResponse { code, message, .. } = &error;
-            let error = match failure {
-                Failure::Throttled => Error::Throttled {
-                    action,
-                    code: code.clone(),
-                    attempts,
-                },
-                Failure::NotDone | Failure::Unknown => {
-                    let (code, message) = (code.clone(), message.clone());
-                    Error::Unavailable {
-                        action,
-                        endpoint,
-                        status,
-                        code,
-                        message,
-                        attempts,
-                    }
-                }
-                Failure::Expired | Failure::Final => Error::from_answer(action, status, error),
-            };
+            let error = Error::of_answer(action, &endpoint, status, error, attempts);
             (failure, error)
         }
         Err(source) => {

@@ -7,7 +7,7 @@ mod bucket;
 mod credentials;
 mod endpoint;
 mod judge;
-mod retry;
+pub(crate) mod retry;
 mod service;
 pub(crate) mod transport;
 

@@ -10,6 +10,7 @@
 pub mod form;
 pub mod xml;
 
+use std::any::Any;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -56,8 +57,8 @@ pub struct Field {
     pub sparse: bool,
 }
 
-/// A structure of the model.
-pub trait Shape: Node + fmt::Debug + Send + Sync {
+/// A structure of the model. [`Any`], so that an answer of unknown type can be had back as what it is.
+pub trait Shape: Node + Any + fmt::Debug + Send + Sync {
     /// Its name and members.
     fn info(&self) -> &'static ShapeInfo;
     /// Member `index` of [`ShapeInfo::fields`]. Panics when there is none such.

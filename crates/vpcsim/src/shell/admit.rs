@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::knobs::Fault;
-use super::sim::Sim;
+use super::sim::{Core, Sim};
 use crate::actions::Caller;
 use crate::error::{ApiError, ApiResult};
 
@@ -18,28 +20,29 @@ pub(crate) struct Dialect {
     pub(crate) injected: fn(ApiError) -> ApiError,
 }
 
-fn admit(
-    sim: &Sim,
-    caller: &Caller,
-    action: &'static str,
-    reads: bool,
-    dialect: &Dialect,
-) -> ApiResult<(u64, Option<Fault>)> {
-    let now = Sim::now();
-    let mut core = sim.core();
-    let core = &mut *core;
-    let calls = core.calls.entry(caller.arn.clone()).or_default();
-    *calls.entry(action).or_default() += 1;
-    if let Some(bucket) = core.knobs.bucket(action, reads)
-        && !core.buckets.take(&caller.account, action, bucket, now)
-    {
-        return Err((dialect.throttled)());
+impl Core {
+    /// What becomes of a call before it is done: its error, or its latency and the fault that strikes it.
+    pub(super) fn admit(
+        &mut self,
+        caller: &Caller,
+        action: &'static str,
+        reads: bool,
+        dialect: &Dialect,
+        now: Timestamp,
+    ) -> ApiResult<(u64, Option<Fault>)> {
+        let calls = self.calls.entry(caller.arn.clone()).or_default();
+        *calls.entry(action).or_default() += 1;
+        if let Some(bucket) = self.knobs.bucket(action, reads)
+            && !self.buckets.take(&caller.account, action, bucket, now)
+        {
+            return Err((dialect.throttled)());
+        }
+        if self.knobs.denies(caller, action) {
+            return Err((dialect.denied)(caller, action));
+        }
+        let fault = self.knobs.strike(action, now, &mut self.rng);
+        Ok((self.knobs.latency_ms(action), fault))
     }
-    if core.knobs.denies(caller, action) {
-        return Err((dialect.denied)(caller, action));
-    }
-    let fault = core.knobs.strike(action, now, &mut core.rng);
-    Ok((core.knobs.latency_ms(action), fault))
 }
 
 /// Does a call as the knobs allow. `action` is EC2's bare name, or `eks:CreateCluster`.
@@ -51,7 +54,8 @@ pub(crate) async fn guarded<T>(
     dialect: &Dialect,
     perform: impl AsyncFnOnce() -> ApiResult<T>,
 ) -> ApiResult<T> {
-    let (latency, fault) = admit(sim, caller, action, reads, dialect)?;
+    let admitted = sim.core().admit(caller, action, reads, dialect, Sim::now());
+    let (latency, fault) = admitted?;
     if latency > 0 {
         tokio::time::sleep(Duration::from_millis(latency)).await;
     }

@@ -4,6 +4,7 @@ mod admin;
 mod admit;
 mod auth;
 mod bucket;
+mod clockless;
 mod desired;
 mod imds;
 mod imds_paths;
@@ -13,6 +14,7 @@ mod sim;
 
 pub(crate) use admit::{Dialect, guarded};
 pub(crate) use auth::Signed;
+pub use clockless::{Admitted, Clockless};
 pub use desired::{Attached, Desired};
 pub(crate) use query::request_id;
 pub(crate) use sim::Core;

@@ -175,7 +175,7 @@ pub(crate) fn request_id(sim: &Sim) -> String {
 }
 
 /// Errors of the knobs in EC2's words.
-static EC2: Dialect = Dialect {
+pub(super) static EC2: Dialect = Dialect {
     throttled: || ApiError::new("RequestLimitExceeded", "Request limit exceeded."),
     denied: |caller, action| {
         let arn = &caller.arn;
@@ -191,7 +191,7 @@ static EC2: Dialect = Dialect {
 };
 
 /// Whether an action changes nothing.
-fn reads(action: &str) -> bool {
+pub(super) fn reads(action: &str) -> bool {
     action.starts_with("Describe") || action.starts_with("Get")
 }
 

@@ -58,7 +58,7 @@ pub(crate) struct Core {
     pub(super) rng: Rng,
     pub(super) tokens: BTreeMap<String, (String, Timestamp)>,
     pub(super) roles: BTreeMap<String, (String, Timestamp)>,
-    version: u64,
+    pub(super) version: u64,
     /// Copies of the state, oldest first, kept while some view lags.
     history: VecDeque<(Timestamp, Arc<State>)>,
     desired: Option<Arc<Desired>>,
@@ -69,8 +69,31 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    pub(super) fn new(config: Config) -> Self {
+        let rng = Rng::new(config.seed ^ 0x5eed_0f5e_11ed);
+        let knobs = Knobs {
+            timing: Some(config.timing),
+            ..Knobs::default()
+        };
+        Self {
+            state: State::new(config),
+            knobs,
+            buckets: Buckets::default(),
+            principals: Principals::new(),
+            rng,
+            tokens: BTreeMap::new(),
+            roles: BTreeMap::new(),
+            version: 0,
+            history: VecDeque::new(),
+            desired: None,
+            names: BTreeMap::new(),
+            clusters: watch::Sender::new(Arc::default()),
+            calls: BTreeMap::new(),
+        }
+    }
+
     /// Records that the state has changed.
-    fn changed(&mut self, now: Timestamp) {
+    pub(super) fn changed(&mut self, now: Timestamp) {
         self.version += 1;
         self.desired = None;
         self.show_clusters();
@@ -127,6 +150,17 @@ impl Core {
         })
     }
 
+    pub(super) fn set_knobs(&mut self, knobs: Knobs) {
+        self.state.set_timing(knobs.timing());
+        self.knobs = knobs;
+        self.history.clear();
+        if self.knobs.longest_lag_ms() > 0 {
+            // Where the lagging views start from.
+            let copy = Arc::new(self.state.clone());
+            self.history.push_back((Timestamp::MIN, copy));
+        }
+    }
+
     /// Lets due transitions happen.
     pub(super) fn settle(&mut self, now: Timestamp) -> bool {
         let changed = self.state.tick(now);
@@ -146,26 +180,7 @@ impl Sim {
     /// An EC2 without resources. Must be called inside a tokio runtime, which drives transitions
     /// that take time.
     pub fn new(config: Config) -> Self {
-        let rng = Rng::new(config.seed ^ 0x5eed_0f5e_11ed);
-        let knobs = Knobs {
-            timing: Some(config.timing),
-            ..Knobs::default()
-        };
-        let core = Core {
-            state: State::new(config),
-            knobs,
-            buckets: Buckets::default(),
-            principals: Principals::new(),
-            rng,
-            tokens: BTreeMap::new(),
-            roles: BTreeMap::new(),
-            version: 0,
-            history: VecDeque::new(),
-            desired: None,
-            names: BTreeMap::new(),
-            clusters: watch::Sender::new(Arc::default()),
-            calls: BTreeMap::new(),
-        };
+        let core = Core::new(config);
         let sim = Self(Arc::new(Inner {
             core: Mutex::new(core),
             versions: watch::Sender::new(0),
@@ -326,15 +341,7 @@ impl Sim {
 
     /// Turns the knobs.
     pub fn set_knobs(&self, knobs: Knobs) {
-        let mut core = self.core();
-        core.state.set_timing(knobs.timing());
-        core.knobs = knobs;
-        core.history.clear();
-        if core.knobs.longest_lag_ms() > 0 {
-            // Where the lagging views start from.
-            let copy = Arc::new(core.state.clone());
-            core.history.push_back((Timestamp::MIN, copy));
-        }
+        self.core().set_knobs(knobs);
     }
 
     /// Adds an access key, for callers that the lab tells apart.
