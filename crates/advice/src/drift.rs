@@ -6,7 +6,7 @@ use std::fmt::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 use kube_view::Cluster;
-use kube_view::facts::{AGENT, Container, EnvValue, Kind, ObjectName, Pod};
+use kube_view::facts::{AGENT, Container, EnvValue, Kind, ObjectName};
 use reach::Inputs;
 use reach::facts::{Addon, Evidence};
 use reach::resolve::find_instance;
@@ -173,18 +173,11 @@ fn daemon_sets(cluster: &Cluster, drift: &mut Drift) {
     }
 }
 
-/// The agent's pod on a node.
-fn agent_on<'a>(cluster: &'a Cluster, node: &str) -> Option<(&'a ObjectName, &'a Pod)> {
-    cluster.pods.iter().find(|(_, pod)| {
-        pod.node.as_deref() == Some(node) && !pod.containers.is_empty() && !pod.deleting
-    })
-}
-
 fn node(inputs: &Inputs, cluster: &Cluster, node: &str, drift: &mut Drift) {
     if cluster.unread.contains_key(&Kind::Pod) || cluster.unread.contains_key(&Kind::DaemonSet) {
         return;
     }
-    let Some((name, pod)) = agent_on(cluster, node) else {
+    let Some((name, pod)) = cluster.agent_on(node) else {
         drift.differences.push(Difference {
             what: What::NoAgent,
             code: None,

@@ -184,6 +184,25 @@ pub struct Cluster {
     pub odd: BTreeSet<Odd>,
 }
 
+impl Cluster {
+    /// The address agent's pod on a node.
+    pub fn agent_on(&self, node: &str) -> Option<(&ObjectName, &Pod)> {
+        self.pods.iter().find(|(_, pod)| {
+            pod.node.as_deref() == Some(node) && !pod.containers.is_empty() && !pod.deleting
+        })
+    }
+
+    /// The containers of a node's address agent: those of its pod, else of the DaemonSet that would
+    /// put one there; empty when neither is known.
+    pub fn agent_containers(&self, node: &str) -> &[Container] {
+        let set = || self.daemon_sets.values().map(|s| s.containers.as_slice());
+        match self.agent_on(node) {
+            Some((_, pod)) => &pod.containers,
+            None => set().find(|c| !c.is_empty()).unwrap_or_default(),
+        }
+    }
+}
+
 /// Why a kind is missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unread {

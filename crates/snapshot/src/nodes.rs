@@ -116,18 +116,16 @@ fn unique_name(inputs: &Inputs, instance: &Instance) -> String {
 
 /// The agent of a node: what its own pod was started with, else what the DaemonSet says.
 fn agent_of(cluster: &Cluster, node: &str) -> Agent {
-    if let Some(pod) = agent_pod(cluster, node) {
-        return agent::agent(&cluster.pods[&pod].containers);
+    let containers = cluster.agent_containers(node);
+    if !containers.is_empty() {
+        return agent::agent(containers);
     }
-    let mut sets = cluster.daemon_sets.values();
-    let set = sets.find(|s| !s.containers.is_empty());
-    match (set, cluster.unread.get(&Kind::DaemonSet)) {
-        (Some(set), _) => agent::agent(&set.containers),
-        (None, Some(unread)) => Agent {
+    match cluster.unread.get(&Kind::DaemonSet) {
+        Some(unread) => Agent {
             settings: Err(format!("{}: {}", unread.right, unread.reason)),
             ..agent::agent(&[])
         },
-        (None, None) => Agent {
+        None => Agent {
             settings: Err(format!(
                 "no DaemonSet in kube-system has a container {}",
                 kube_view::facts::AGENT
@@ -135,14 +133,6 @@ fn agent_of(cluster: &Cluster, node: &str) -> Agent {
             ..agent::agent(&[])
         },
     }
-}
-
-/// The agent's pod on a node.
-fn agent_pod(cluster: &Cluster, node: &str) -> Option<ObjectName> {
-    let here = |(_, pod): &(&ObjectName, &kube_view::facts::Pod)| {
-        pod.node.as_deref() == Some(node) && !pod.containers.is_empty() && !pod.deleting
-    };
-    cluster.pods.iter().find(here).map(|(name, _)| name.clone())
 }
 
 /// Puts what an agent says of its node beside what is known of it. An agent that has just started
@@ -174,13 +164,9 @@ pub(crate) fn from_agent(inputs: &mut Inputs, told: Node, documents: Documents) 
         return;
     }
     let cluster = inputs.kubernetes.as_ref();
-    if let Some(pod) = known
-        .kubernetes
-        .as_deref()
-        .and_then(|n| agent_pod(cluster?, n))
-    {
-        let containers = cluster.map(|c| c.pods[&pod].containers.as_slice());
-        known.runs_otherwise = agent::runs_otherwise(containers.unwrap_or_default(), &documents);
+    let name = known.kubernetes.as_deref();
+    if let Some((_, pod)) = name.and_then(|n| cluster?.agent_on(n)) {
+        known.runs_otherwise = agent::runs_otherwise(&pod.containers, &documents);
     }
     let lines = disagreements(cluster, known, &told);
     known.groups = told.groups;
