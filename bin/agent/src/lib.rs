@@ -2,13 +2,14 @@
 //!
 //! One task owns the pool; everything else asks it. A request comes in over upstream's RPC
 //! ([`rpc`]), becomes an event, and the effects of the step are carried out: EC2 calls by
-//! [`cloud`], interfaces by [`links`], what must survive by [`store`]. Nothing decides here.
+//! [`cloud`] (as [`translate`] puts them), interfaces by [`links`], what must survive by [`store`]. Nothing decides here.
 //!
 //! One thread, no pool of threads: the agent's memory and its idle time are paid on every node.
 
 mod admin;
 mod boot;
 mod cloud;
+mod findings;
 mod health;
 mod init;
 mod install;
@@ -23,6 +24,7 @@ mod run;
 mod show;
 mod store;
 mod takeover;
+pub mod translate;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

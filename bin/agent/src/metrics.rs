@@ -9,10 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ec2::client::Attempt;
-use ipam::{Call, Failure, FailureKind, GroupState, Millis, Pool};
+use ipam::{GroupState, Pool};
 
 use crate::kubernetes::Counts;
-use crate::show::Denial;
 
 /// Upper bounds of the time of an ADD, in seconds.
 const BUCKETS: [f64; 8] = [0.0005, 0.001, 0.0025, 0.01, 0.1, 1.0, 5.0, 10.0];
@@ -44,28 +43,12 @@ pub(crate) struct Metrics {
     pub(crate) adds: u64,
     pub(crate) dels: BTreeMap<String, u64>,
     pub(crate) refused: BTreeMap<&'static str, u64>,
-    /// Actions whose last answer was that the role may not.
-    pub(crate) denied: BTreeMap<&'static str, Denial>,
     add_times: [u64; BUCKETS.len()],
     add_count: u64,
     add_seconds: f64,
 }
 
 impl Metrics {
-    /// A call of the pool was answered. An action is denied until EC2 allows it once.
-    pub(crate) fn called(&mut self, call: &Call, failure: Option<&Failure>, now: Millis) {
-        match failure {
-            Some(failure) if failure.kind == FailureKind::Denied => {
-                let message = failure.message.clone();
-                self.denied
-                    .insert(failure.action, Denial { at: now, message });
-            }
-            // Any other answer came after the right was checked, or says nothing of it.
-            Some(_) => {}
-            None => drop(self.denied.remove(call.action())),
-        }
-    }
-
     pub(crate) fn added(&mut self, took: Duration) {
         let seconds = took.as_secs_f64();
         for (bound, count) in BUCKETS.iter().zip(&mut self.add_times) {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use vpc::facts::EniId;
 
 use crate::boot::Node;
+use crate::findings::Findings;
 use crate::kubernetes::{News, Voice};
 use crate::metrics::Metrics;
 use crate::store::{Recovered, Store};
@@ -121,6 +122,8 @@ pub(crate) struct Owner {
     settings: Settings,
     node: Option<Node>,
     metrics: Metrics,
+    /// What was found and put right, or not; for metrics and `/state`.
+    pub(crate) findings: Findings,
     voice: Voice,
     askers: HashMap<Ticket, Asker>,
     next_ticket: u64,
@@ -152,6 +155,7 @@ impl Owner {
             settings,
             node: None,
             metrics,
+            findings: Findings::default(),
             voice,
             askers: HashMap::new(),
             next_ticket: 0,
@@ -249,7 +253,7 @@ impl Owner {
                     tracing::warn!(action = failure.action, kind = ?failure.kind, %failure, "call failed");
                 }
                 let now = self.now();
-                self.metrics.called(&call, result.as_ref().err(), now);
+                self.findings.called(&call, result.as_ref().err(), now);
                 self.voice
                     .called(&self.pool, &call, result.as_ref().err(), now);
                 self.feed(Event::Answered { op, result });
@@ -296,7 +300,8 @@ impl Owner {
                             now: self.now(),
                             started: self.anchor.1,
                             refused: &self.metrics.refused,
-                            denied: &self.metrics.denied,
+                            findings: &self.findings,
+                            checkpoint: self.checkpoint(),
                         };
                         show::page(path, &self.pool, &self.settings, &self.voice, &told)
                             .map(|v| v.to_string())
@@ -335,8 +340,10 @@ impl Owner {
                         self.mark_changed();
                     }
                     Err(error) => {
-                        tracing::error!("{error:#}");
-                        unrecorded = Some(format!("{error:#}"));
+                        let error = format!("{error:#}");
+                        tracing::error!("{error}");
+                        self.findings.not_written(&error);
+                        unrecorded = Some(error);
                     }
                 },
                 Effect::Reply(ticket, reply) => {
@@ -495,11 +502,28 @@ impl Owner {
         if !self.store.is_dirty() {
             return;
         }
-        if let Err(error) = self.store.checkpoint(&self.pool) {
-            // The journal still has it all.
-            tracing::error!("{error:#}");
-            let now = Instant::now();
-            self.changed = Some((now + LATEST, now + LATEST));
+        match self.store.checkpoint(&self.pool) {
+            Ok(()) => {
+                let now = self.now();
+                self.findings.written(now);
+            }
+            Err(error) => {
+                // The journal still has it all.
+                let error = format!("{error:#}");
+                tracing::error!("{error}");
+                self.findings.not_written(&error);
+                let now = Instant::now();
+                self.changed = Some((now + LATEST, now + LATEST));
+            }
+        }
+    }
+
+    /// What survives the process, for `/state`.
+    fn checkpoint(&self) -> cni::introspect::Checkpoint {
+        cni::introspect::Checkpoint {
+            path: self.settings.paths.checkpoint.display().to_string(),
+            dirty: self.store.is_dirty(),
+            ..self.findings.checkpoint.clone()
         }
     }
 }

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use cni::introspect::{
-    Address, Backoff, Ceiling, Cidr, Denied, Enis, GroupSync, Interface, IpNet, Key, Metadata,
-    NEVER, Numbers, Reason, State, Waiting,
+    Address, Backoff, Ceiling, Checkpoint, Cidr, Denied, Enis, GroupSync, Interface, IpNet, Key,
+    Metadata, NEVER, Numbers, Reason, State, Waiting,
 };
 use ipam::{Eni, GroupState, Millis, Pool, Refusal, Slot, SlotState, Standing};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use settings::Settings;
 
+use crate::findings::Findings;
 use crate::kubernetes::Voice;
 
 /// Paths that are served.
@@ -28,14 +29,8 @@ pub(crate) struct Told<'a> {
     pub(crate) now: Millis,
     pub(crate) started: Millis,
     pub(crate) refused: &'a BTreeMap<&'static str, u64>,
-    pub(crate) denied: &'a BTreeMap<&'static str, Denial>,
-}
-
-/// An action that EC2 denies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Denial {
-    pub(crate) at: Millis,
-    pub(crate) message: String,
+    pub(crate) findings: &'a Findings,
+    pub(crate) checkpoint: Checkpoint,
 }
 
 /// The document at a path; `None`: there is none.
@@ -165,7 +160,7 @@ fn targets(settings: &Settings) -> Value {
 }
 
 fn state(pool: &Pool, settings: &Settings, voice: &Voice, told: &Told) -> State {
-    let denied = told.denied.iter().map(|(action, denial)| Denied {
+    let denied = told.findings.denied.iter().map(|(action, denial)| Denied {
         action: format!("ec2:{action}"),
         at: time(Some(denial.at)),
         message: denial.message.clone(),
@@ -193,10 +188,12 @@ fn state(pool: &Pool, settings: &Settings, voice: &Voice, told: &Told) -> State 
         backoffs: pool.standing().iter().map(backoff).collect(),
         denied: denied.collect(),
         refused: refused.collect(),
+        repairs: told.findings.repairs(),
+        leases: told.findings.leases(),
+        checkpoint: told.checkpoint.clone(),
         interfaces: pool.enis().map(one_interface).collect(),
         kubernetes: voice.state(),
         translation: crate::takeover::translation(settings.network.external_snat),
-        ..State::default()
     }
 }
 
