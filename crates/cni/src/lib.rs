@@ -7,6 +7,7 @@
 //! where upstream (amazon-vpc-cni-k8s v1.23.1) reads more leniently than they say, upstream.
 
 mod config;
+pub mod deleted;
 mod error;
 pub mod introspect;
 mod json;

@@ -3,7 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
-use crate::effect::{Call, Effect, OpId};
+use crate::effect::{Call, Effect, OpId, Record};
 use crate::event::{Answer, Event, Failure, FailureKind};
 use crate::pool::{Pool, SlotState};
 use crate::types::{Allocation, Millis};
@@ -23,6 +23,7 @@ pub(crate) fn take(pool: &mut Pool, event: Event, now: Millis, effects: &mut Vec
             pool.resting.extend(released);
             pool.returned.extend(returned);
         }
+        Event::Found(allocation) => found(pool, allocation, effects),
         Event::Unknown { reason } => {
             if pool.node.is_none() {
                 pool.not_ready = Some(reason);
@@ -37,6 +38,7 @@ pub(crate) fn take(pool: &mut Pool, event: Event, now: Millis, effects: &mut Vec
         Event::Add { ticket, key, pod } => allocate::add(pool, ticket, key, pod, now, effects),
         Event::Delete { ticket, key } => allocate::delete(pool, ticket, key, now, effects),
         Event::Imds(seen) => groups::imds(pool, seen),
+        Event::Denied(failures) => drop(failures),
         Event::Cordoned(cordoned) => pool.cordoned = cordoned,
         Event::Drain => pool.draining = true,
         Event::Answered { op, result } => {
@@ -55,6 +57,23 @@ fn recover(pool: &mut Pool, allocation: Allocation) {
     };
     address.insert(allocation.key.clone());
     pool.allocations.insert(allocation.key.clone(), allocation);
+}
+
+/// A pod that nobody wrote down. Its address is not given away; one that is on its way back to EC2
+/// is kept from then on as one that EC2 has taken.
+fn found(pool: &mut Pool, allocation: Allocation, effects: &mut Vec<Effect>) {
+    let (key, address) = (&allocation.key, allocation.address);
+    if pool.by_address.contains_key(&address) || pool.allocations.contains_key(key) {
+        return;
+    }
+    let slots = pool.enis.values_mut().find_map(|eni| eni.slots.get_mut(&address));
+    if let Some(slot) = slots {
+        slot.lost |= slot.state == SlotState::Leaving;
+        slot.state = SlotState::Assigned(key.clone());
+        slot.assigned_at = Some(allocation.since);
+    }
+    effects.push(Effect::Record(Record::Leased(allocation.clone())));
+    recover(pool, allocation);
 }
 
 fn answered(
@@ -82,12 +101,13 @@ fn answered(
         (Call::AttachEni { eni, .. }, result) => {
             lifecycle::attach_failed(pool, &eni, failure(action, result), now);
         }
-        (Call::Assign { eni, .. }, Ok(Answer::Assigned(addresses))) => {
+        (Call::Assign { eni, .. }, Ok(Answer::Assigned(blocks))) => {
             grow::granted(&mut pool.assign);
-            adopt::assigned(pool, &eni, &addresses, now);
+            adopt::assigned(pool, &eni, &blocks.addresses(), now);
         }
-        (Call::Assign { count, .. }, result) => {
-            grow::assign_failed(pool, count, failure(action, result), now);
+        (Call::ShowSubnets, _) => {}
+        (Call::Assign { want, .. }, result) => {
+            grow::assign_failed(pool, want.slots(), failure(action, result), now);
         }
         (Call::Show { .. }, Ok(Answer::Shown(view))) => {
             adopt::shown(pool, op, view, now, effects);
@@ -110,8 +130,8 @@ fn answered(
         (Call::DeleteEni { eni }, result) => {
             lifecycle::deleted(pool, &eni, done(action, result), now);
         }
-        (Call::Unassign { eni, addresses }, result) => {
-            unassigned(pool, &eni, addresses, done(action, result), now);
+        (Call::Unassign { eni, blocks }, result) => {
+            unassigned(pool, &eni, blocks, done(action, result), now);
         }
     }
 }
@@ -121,10 +141,11 @@ fn answered(
 fn unassigned(
     pool: &mut Pool,
     id: &vpc::facts::EniId,
-    addresses: Vec<std::net::Ipv4Addr>,
+    blocks: crate::types::Blocks,
     result: Result<(), Failure>,
     now: Millis,
 ) {
+    let addresses = blocks.addresses();
     let Some(eni) = pool.enis.get_mut(id) else {
         return;
     };
@@ -145,12 +166,14 @@ fn unassigned(
             let (first, most) = (Duration::from_secs(2), Duration::from_secs(60));
             let retry = pool.backed_off(failures, now, first, most);
             if let Some(eni) = pool.enis.get_mut(id) {
-                eni.doubt = Some((addresses, retry));
+                eni.doubt = Some((blocks, retry));
             }
         }
         Err(_) => {
             for address in addresses {
-                if let Some(slot) = eni.slots.get_mut(&address) {
+                if let Some(slot) = eni.slots.get_mut(&address)
+                    && slot.state == SlotState::Leaving
+                {
                     slot.state = SlotState::Free(None);
                 }
             }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use vpc::facts::{EniId, Mac, SgId, SubnetId};
 
 use crate::effect::OpId;
-use crate::types::{Allocation, AttachmentId, Key, Millis, NodeFacts, Pod, Ticket};
+use crate::subnets::SubnetView;
+use crate::types::{Allocation, AttachmentId, Blocks, Key, Millis, NodeFacts, Pod, Ticket};
 
 /// Something happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,9 @@ pub enum Event {
         /// When an address was about to go back to EC2.
         returned: BTreeMap<Ipv4Addr, Millis>,
     },
+    /// A pod whose lease was lost (with a checkpoint, say) was found on the node, by the address that
+    /// leads to its link. Nothing happens when the address is another pod's here.
+    Found(Allocation),
     /// The node is not known yet, and why; for the refusals and `/state`.
     Unknown {
         /// The fact and the likely cause.
@@ -57,6 +62,9 @@ pub enum Event {
     /// Whether the node is cordoned so that its interfaces stay as they are: none is created or
     /// removed; what was begun is finished, and addresses on them still come and go.
     Cordoned(bool),
+    /// EC2, asked at the start without doing anything (DryRun), denies these actions: one failure
+    /// each, of the kind `Denied`. What needs them is not tried before a back-off, and says so.
+    Denied(Vec<Failure>),
     /// The agent ends: nothing new is started, waiting pods are refused.
     Drain,
 }
@@ -75,8 +83,10 @@ pub enum Answer {
     Created(EniView),
     /// An interface was attached.
     Attached(AttachmentId),
-    /// Addresses were added: the new ones only.
-    Assigned(Vec<Ipv4Addr>),
+    /// Addresses or prefixes were added: the new ones only.
+    Assigned(Blocks),
+    /// The subnets of the node's zone.
+    Subnets(Vec<SubnetView>),
     /// What EC2 shows.
     Shown(View),
     /// Done; nothing to say.
@@ -86,7 +96,8 @@ pub enum Answer {
 /// What EC2 shows about this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
-    /// Interfaces attached to this instance, on card 0; with those asked for as leftovers.
+    /// Interfaces attached to this instance, those of other cards included; with those asked for
+    /// as leftovers.
     pub enis: Vec<EniView>,
 }
 
@@ -101,16 +112,48 @@ pub struct EniView {
     pub subnet: SubnetId,
     /// Its primary address.
     pub primary: Ipv4Addr,
-    /// Its other addresses.
+    /// Its other single addresses.
     pub secondary: Vec<Ipv4Addr>,
+    /// Its delegated prefixes, /28 each.
+    pub prefixes: Vec<Ipv4Net>,
     /// Its security groups, sorted.
     pub groups: Vec<SgId>,
     /// Its attachment to this instance; `None`: it is attached to nothing.
     pub attachment: Option<Attached>,
     /// It carries our tag with this instance's id: we created it.
     pub ours: bool,
-    /// It must not be touched: tagged so, or of a kind that holds no pods (trunk, EFA).
-    pub hands_off: bool,
+    /// It must not be touched, and why.
+    pub hands_off: Option<HandsOff>,
+}
+
+/// Why an interface is not the pool's to use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HandsOff {
+    /// It has the tag `node.k8s.amazonaws.com/no_manage=true`.
+    Tagged,
+    /// Its kind holds no pods: `trunk`, `efa-only`, …
+    Kind(String),
+    /// It is on this network card; pods use card 0. It does not count against that card's limit.
+    Card(u32),
+    /// It has not the tag of this instance, and `MANAGE_UNTAGGED_ENI` is false. The pool finds
+    /// this out; the shell never says it.
+    Untagged,
+}
+
+impl std::fmt::Display for HandsOff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tagged => f.write_str("tagged node.k8s.amazonaws.com/no_manage=true"),
+            Self::Kind(kind) => write!(f, "of the type {kind}, which holds no pods"),
+            Self::Card(card) => write!(
+                f,
+                "on network card {card}; pods use card 0 (ENABLE_MULTI_NIC is not built)"
+            ),
+            Self::Untagged => {
+                f.write_str("without this instance's tag, and MANAGE_UNTAGGED_ENI is false")
+            }
+        }
+    }
 }
 
 /// An interface's attachment to this instance.
@@ -141,6 +184,9 @@ pub struct Failure {
 pub enum FailureKind {
     /// The subnet has too few free addresses. Nothing was done.
     SubnetFull,
+    /// The subnet has no free /28 in one piece, though it may have single addresses. Nothing was
+    /// done.
+    NoPrefix,
     /// The instance has as many interfaces as its type may. Nothing was done.
     InstanceEniLimit,
     /// The account has as many interfaces as it may. Nothing was done.
