@@ -24,7 +24,7 @@ pub mod pod;
 pub mod sysctl;
 
 pub use error::Error;
-pub use netlink::{Batch, LinkEnd, LinkState, Socket};
+pub use netlink::{Batch, Change, LinkEnd, LinkState, Monitor, Socket};
 pub use netns::{NetNs, NsId};
 pub use rustix::io::Errno;
 

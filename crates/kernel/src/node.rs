@@ -1,6 +1,8 @@
 //! A namespace's network as one value: read it, apply a difference to it.
 
-use nodenet::{Diff, NodeNet, Step};
+use std::collections::BTreeSet;
+
+use nodenet::{Diff, NodeNet, Step, TableId};
 
 use crate::netlink::Socket;
 use crate::{Error, NetNs, Result};
@@ -24,6 +26,37 @@ pub fn read_with(socket: &mut Socket) -> Result<NodeNet> {
         routes: socket.routes()?.into_iter().collect(),
         rules: socket.rules()?.into_iter().collect(),
     })
+}
+
+/// Like [`read_with`], with the routes of these tables only: other programs may have thousands
+/// elsewhere.
+pub fn read_tables(
+    socket: &mut Socket,
+    tables: impl IntoIterator<Item = TableId>,
+) -> Result<NodeNet> {
+    let mut routes = BTreeSet::new();
+    for table in tables {
+        routes.extend(socket.routes_of(table)?);
+    }
+    let links = socket.links()?.into_iter().map(|state| state.link);
+    Ok(NodeNet {
+        links: links.collect(),
+        addrs: socket.addrs()?.into_iter().collect(),
+        neighbours: socket.neighbours()?.into_iter().collect(),
+        routes,
+        rules: socket.rules()?.into_iter().collect(),
+    })
+}
+
+/// Takes steps that do not depend on each other's success and returns the outcome of each. Those
+/// that are done already are fine; nothing is taken back.
+pub fn attempt(socket: &mut Socket, steps: &[Step]) -> Result<Vec<Result<()>>> {
+    let outcomes = take(socket, steps)?.into_iter().zip(steps);
+    let fine = |(outcome, step): (Result<()>, &Step)| match outcome {
+        Err(error) if is_done(step, &error) => Ok(()),
+        outcome => outcome,
+    };
+    Ok(outcomes.map(fine).collect())
 }
 
 /// Applies a difference to a namespace, in the order of its steps. Steps that are done already

@@ -36,6 +36,16 @@ pub fn read(ns: &NetNs, key: &str) -> Result<String> {
     })?
 }
 
+/// The value of a setting of the namespace that the calling thread is in; `None` when this kernel
+/// does not have it.
+pub fn read_here(key: &str) -> Result<Option<String>> {
+    match fs::read_to_string(path(key)?) {
+        Ok(text) => Ok(Some(text.trim_end().to_owned())),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(failed(key, source)),
+    }
+}
+
 /// Writes a setting of the namespace that the calling thread is in.
 pub fn write_here(key: &str, value: &str) -> Result<()> {
     // Not fs::write: O_CREAT on a missing file of /proc answers EACCES instead of ENOENT.

@@ -185,12 +185,13 @@ impl fmt::Display for Diff {
 /// The changes that make the owned part of `have` equal to `want`.
 ///
 /// Order: links; addresses (removed before added, because the kernel removes the other addresses
-/// of a subnet with its first one); routes, directly connected ones first; rules added before
-/// others are removed, so that no packet of a pod falls through; stale routes last.
+/// of a subnet with its first one); neighbours; routes, directly connected ones first; rules added
+/// before others are removed, so that no packet of a pod falls through; stale routes last.
 pub fn diff(want: &NodeNet, have: &NodeNet, owned: &Owned) -> Diff {
     let mut diff = Diff::default();
     links(want, have, &mut diff);
     let disturbed = addrs(want, have, owned, &mut diff);
+    neighbours(want, have, owned, &mut diff);
     routes(want, have, &disturbed, &mut diff);
     let steps = &mut diff.steps;
     steps.extend(
@@ -253,6 +254,19 @@ fn addrs(want: &NodeNet, have: &NodeNet, owned: &Owned, diff: &mut Diff) -> BTre
         }
     }
     disturbed
+}
+
+fn neighbours(want: &NodeNet, have: &NodeNet, owned: &Owned, diff: &mut Diff) {
+    let stale = |n: &&Neighbour| {
+        let wanted = |w: &Neighbour| (&w.link, w.addr) == (&n.link, n.addr);
+        owned.neighbour(n) && !want.neighbours.iter().any(wanted)
+    };
+    let stale = have.neighbours.iter().filter(stale).cloned();
+    diff.steps.extend(stale.map(Step::DelNeighbour));
+    let absent = want.neighbours.difference(&have.neighbours);
+    for neighbour in absent.filter(|n| have.link(&n.link).is_some()) {
+        diff.steps.push(Step::PutNeighbour(neighbour.clone()));
+    }
 }
 
 fn routes(want: &NodeNet, have: &NodeNet, disturbed: &BTreeSet<LinkName>, diff: &mut Diff) {

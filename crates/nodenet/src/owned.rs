@@ -5,12 +5,13 @@
 //! earlier version left behind is recognised too. When in doubt it is foreign.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
 use crate::facts::NodeFacts;
 use crate::layout::{self, VethPrefix, priority};
-use crate::model::{Addr, Mark, Route, Rule, RuleAction, Scope, Target};
+use crate::model::{Addr, Mark, Neighbour, Route, Rule, RuleAction, Scope, Target};
 use crate::name::{LinkName, TableId};
 
 /// The shapes that are ours on one node.
@@ -78,6 +79,33 @@ impl Owned {
     /// Global addresses of secondary ENIs. Those of the primary one are the machine's.
     pub fn addr(&self, addr: &Addr) -> bool {
         addr.scope == Scope::Global && self.secondary.contains_key(&addr.link)
+    }
+
+    /// Permanent neighbours on pods' veths. Nobody makes any: pods answer for their addresses.
+    pub fn neighbour(&self, neighbour: &Neighbour) -> bool {
+        self.veth_prefix.made(&neighbour.link)
+    }
+
+    /// The one address that a rule of ours is about: a pod's, or a secondary ENI's own. `None` for
+    /// rules of the whole node and for foreign ones.
+    pub fn rule_about(&self, rule: &Rule) -> Option<Ipv4Addr> {
+        if !self.rule(rule) {
+            return None;
+        }
+        let selector = match rule.priority {
+            priority::TO_POD => rule.to,
+            priority::FROM_POD | priority::FROM_ENI => rule.from,
+            _ => None,
+        };
+        selector.map(|net| net.addr())
+    }
+
+    /// The pod's address that a route of ours leads to.
+    pub fn route_about(&self, route: &Route) -> Option<Ipv4Addr> {
+        let pod = route.link().is_some_and(|link| {
+            route.table == TableId::MAIN && self.route(route) && self.is_pod_route(route, link)
+        });
+        pod.then(|| route.dst.addr())
     }
 
     fn is_pod_route(&self, route: &Route, link: &LinkName) -> bool {

@@ -6,8 +6,8 @@ mod common;
 
 use common::{fifteen_pods, name};
 use nodenet::{
-    Addr, Link, LinkKind, NodeFacts, NodeNet, Owned, Route, Rule, Scope, Step, compile, diff,
-    machine_made, whole,
+    Addr, Link, LinkKind, LinkName, Mac, Neighbour, NodeFacts, NodeNet, Owned, Route, Rule, Scope,
+    Step, compile, diff, machine_made, whole,
 };
 use proptest::prelude::*;
 
@@ -189,6 +189,61 @@ fn a_wrong_default_route_of_an_eni_is_replaced() {
             was: Some(wrong)
         }]
     );
+}
+
+#[test]
+fn a_permanent_neighbour_on_a_pods_veth_is_taken_away_and_others_stay() {
+    let facts = fifteen_pods();
+    let want = compile(&facts).unwrap();
+    let mut have = whole(&facts).unwrap();
+    let veth = want
+        .links
+        .iter()
+        .find(|l| facts.settings.veth_prefix.made(&l.name))
+        .unwrap();
+    let neighbour = |link: LinkName| Neighbour {
+        link,
+        addr: [10, 0, 1, 105].into(),
+        mac: Mac([2, 0, 0, 0, 9, 9]),
+    };
+    let planted = neighbour(veth.name.clone());
+    have.neighbours = [planted.clone(), neighbour(name("eth1"))].into();
+    let found = diff(&want, &have, &Owned::by(&facts));
+    assert_eq!(found.steps, [Step::DelNeighbour(planted.clone())]);
+
+    // One that must be is put in the place of another.
+    let mut want = want;
+    let right = Neighbour {
+        mac: Mac([2, 0, 0, 0, 9, 8]),
+        ..planted
+    };
+    want.neighbours.insert(right.clone());
+    let found = diff(&want, &have, &Owned::by(&facts));
+    assert_eq!(found.steps, [Step::PutNeighbour(right)]);
+}
+
+#[test]
+fn a_rule_or_route_of_ours_is_about_one_address() {
+    let owned = Owned::by(&fifteen_pods());
+    let about = |rule: &str| owned.rule_about(&rule.parse().unwrap());
+    let address = |text: &str| Some(text.parse().unwrap());
+    assert_eq!(
+        about("512: from all to 10.0.1.99 lookup main"),
+        address("10.0.1.99")
+    );
+    assert_eq!(about("1536: from 10.0.1.99 lookup 3"), address("10.0.1.99"));
+    assert_eq!(about("32765: from 10.0.2.9 lookup 3"), address("10.0.2.9"));
+    assert_eq!(about("1024: from all fwmark 0x80/0x80 lookup main"), None);
+    let foreign = foreign();
+    assert!(foreign.rules.iter().all(|r| owned.rule_about(r).is_none()));
+    assert!(
+        foreign
+            .routes
+            .iter()
+            .all(|r| owned.route_about(r).is_none())
+    );
+    let route = "10.0.1.99 dev enib5faff8a083 scope link".parse().unwrap();
+    assert_eq!(owned.route_about(&route), address("10.0.1.99"));
 }
 
 /// A node in any state between nothing and everything, with foreign things and residue on it.

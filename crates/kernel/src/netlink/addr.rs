@@ -99,7 +99,7 @@ fn message(addr: &Addr, index: u32) -> AddressMessage {
     message
 }
 
-fn decode(link: LinkName, message: &AddressMessage) -> Result<Addr> {
+pub(super) fn decode(link: LinkName, message: &AddressMessage) -> Result<Addr> {
     let (mut local, mut peer) = (None, None);
     let mut flags = AddressFlags::from_bits_retain(header_flags(message.header.flags));
     for attribute in &message.attributes {

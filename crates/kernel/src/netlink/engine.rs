@@ -102,7 +102,7 @@ impl Request {
 
 /// One message of the kernel, cut out of a datagram.
 pub(crate) struct Reply {
-    header: NetlinkHeader,
+    pub(super) header: NetlinkHeader,
     /// What follows the netlink header.
     pub(crate) payload: Vec<u8>,
 }
@@ -293,25 +293,30 @@ impl Channel {
                 return Err(failed("receive", source));
             }
         }
-        let mut rest = self.buffer.as_slice();
-        while rest.len() >= HEADER {
-            let malformed = |e: netlink_packet_core::DecodeError| {
-                failed(
-                    "receive",
-                    io::Error::new(io::ErrorKind::InvalidData, e.to_string()),
-                )
-            };
-            let packet = NetlinkBuffer::new_checked(rest).map_err(malformed)?;
-            let header = NetlinkHeader::parse(&packet).map_err(malformed)?;
-            let length = packet.length() as usize;
-            each(Reply {
-                header,
-                payload: rest[HEADER..length].to_vec(),
-            });
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-        Ok(())
+        messages(&self.buffer, &mut each)
     }
+}
+
+/// Cuts a datagram into its messages.
+pub(super) fn messages(datagram: &[u8], each: &mut impl FnMut(Reply)) -> Result<()> {
+    let mut rest = datagram;
+    while rest.len() >= HEADER {
+        let malformed = |e: netlink_packet_core::DecodeError| {
+            failed(
+                "receive",
+                io::Error::new(io::ErrorKind::InvalidData, e.to_string()),
+            )
+        };
+        let packet = NetlinkBuffer::new_checked(rest).map_err(malformed)?;
+        let header = NetlinkHeader::parse(&packet).map_err(malformed)?;
+        let length = packet.length() as usize;
+        each(Reply {
+            header,
+            payload: rest[HEADER..length].to_vec(),
+        });
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 fn connected(protocol: isize) -> io::Result<netlink_sys::Socket> {
@@ -324,7 +329,7 @@ fn connected(protocol: isize) -> io::Result<netlink_sys::Socket> {
     Ok(socket)
 }
 
-fn failed(step: &'static str, source: io::Error) -> Error {
+pub(super) fn failed(step: &'static str, source: io::Error) -> Error {
     Error::Socket { step, source }
 }
 

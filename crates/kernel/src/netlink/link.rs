@@ -116,6 +116,9 @@ pub struct LinkState {
     pub peer: Option<u32>,
     /// It can send: the other end is up.
     pub carrier: bool,
+    /// The Ethernet address that the hardware has, whatever it was set to since; virtual links
+    /// have none.
+    pub permanent: Option<Mac>,
 }
 
 impl Socket {
@@ -135,10 +138,10 @@ impl Socket {
         self.get_link(format!("link show index {index}"), message)
     }
 
-    /// The link with this Ethernet address. The kernel cannot be asked for one, so this reads the
-    /// list of links.
+    /// The link with this Ethernet address, or else the one whose hardware has it and that was
+    /// given another. The kernel cannot be asked for one, so this reads the list of links.
     pub fn link_by_mac(&mut self, mac: Mac) -> Result<Option<LinkState>> {
-        Ok(self.links()?.into_iter().find(|l| l.link.mac == Some(mac)))
+        Ok(with_mac(&self.links()?, mac).cloned())
     }
 
     /// All links of the namespace, in the order of their numbers.
@@ -267,6 +270,13 @@ impl Socket {
     }
 }
 
+/// The link that stands for an Ethernet address ([`Socket::link_by_mac`]).
+pub fn with_mac(links: &[LinkState], mac: Mac) -> Option<&LinkState> {
+    let has = |l: &&LinkState| l.link.mac == Some(mac);
+    let had = |l: &&LinkState| l.permanent == Some(mac);
+    links.iter().find(has).or_else(|| links.iter().find(had))
+}
+
 pub(super) fn set_up(words: String, index: u32, up: bool) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;
@@ -308,13 +318,17 @@ fn without_statistics() -> LinkAttribute {
     LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
 }
 
-fn state(words: &str, message: &LinkMessage) -> Result<LinkState> {
+pub(super) fn state(words: &str, message: &LinkMessage) -> Result<LinkState> {
     let mut name = None;
-    let (mut mac, mut mtu, mut peer, mut kind) = (None, 0, None, None);
+    let (mut mac, mut permanent) = (None, None);
+    let (mut mtu, mut peer, mut kind) = (0, None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = LinkName::new(text.as_str()).ok(),
             LinkAttribute::Address(bytes) => mac = bytes.as_slice().try_into().ok().map(Mac),
+            LinkAttribute::PermAddress(bytes) => {
+                permanent = bytes.as_slice().try_into().ok().map(Mac);
+            }
             LinkAttribute::Mtu(bytes) => mtu = *bytes,
             LinkAttribute::Link(index) => peer = Some(*index),
             LinkAttribute::LinkInfo(info) => kind = kind_of(info),
@@ -345,6 +359,7 @@ fn state(words: &str, message: &LinkMessage) -> Result<LinkState> {
         link,
         peer,
         carrier,
+        permanent,
     })
 }
 

@@ -84,7 +84,7 @@ fn message(neighbour: &Neighbour, index: u32) -> NeighbourMessage {
 }
 
 /// Address and Ethernet address; `None` for entries of links without Ethernet (`lo`, tunnels).
-fn decode(message: &NeighbourMessage) -> Option<(std::net::Ipv4Addr, Mac)> {
+pub(super) fn decode(message: &NeighbourMessage) -> Option<(std::net::Ipv4Addr, Mac)> {
     let (mut addr, mut mac) = (None, None);
     for attribute in &message.attributes {
         match attribute {

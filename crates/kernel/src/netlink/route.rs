@@ -242,6 +242,12 @@ struct Parts {
     strange: Vec<String>,
 }
 
+/// What tells a route from others: table, destination, metric.
+pub(super) fn place(message: &RouteMessage) -> (TableId, Ipv4Net, u32) {
+    let route = Parts::of(message).route(&message.header, None);
+    (route.table, route.dst, route.metric)
+}
+
 impl Parts {
     fn of(message: &RouteMessage) -> Self {
         let mut parts = Self::default();

@@ -107,7 +107,7 @@ fn message(words: &str, rule: &Rule) -> Result<RuleMessage> {
     Ok(message)
 }
 
-fn decode(message: &RuleMessage) -> Result<Rule> {
+pub(super) fn decode(message: &RuleMessage) -> Result<Rule> {
     let header = &message.header;
     let mut rule = Rule::lookup(0, TableId(u32::from(header.table)));
     rule.invert = header.flags.contains(RuleFlags::Invert);

@@ -1,0 +1,171 @@
+//! A monitor tells what changes in its namespace, and says when it missed something.
+
+#![allow(clippy::unwrap_used, reason = "the helpers are tests as well")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{may_run, name, namespace};
+use kernel::{Change, LinkEnd, Monitor, Socket, sysctl};
+use nodenet::{Addr, Mac, Neighbour, TableId};
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// What comes until nothing has come for a while.
+fn told(monitor: &mut Monitor) -> Vec<Change> {
+    let mut all = Vec::new();
+    loop {
+        let timeout = Duration::from_millis(100).try_into().unwrap();
+        let mut fds = [PollFd::new(&*monitor, PollFlags::IN)];
+        if poll(&mut fds, Some(&timeout)).unwrap() == 0 {
+            return all;
+        }
+        all.extend(monitor.read().unwrap());
+    }
+}
+
+fn pair(socket: &mut Socket) {
+    let (a, b) = (name("eth1"), name("far1"));
+    let end = LinkEnd::new(&a).mac(Mac([2, 0, 0, 0, 0, 1]));
+    socket.add_veth(&end, &LinkEnd::new(&b)).unwrap();
+    socket.set_up(&a, true).unwrap();
+    socket.set_up(&b, true).unwrap();
+}
+
+#[test]
+fn every_kind_of_change_is_told() {
+    if !may_run("monitor") {
+        return;
+    }
+    let (ns, mut socket) = namespace();
+    let mut monitor = Monitor::open_in(&ns).unwrap();
+    assert_eq!(monitor.read().unwrap(), [], "nothing has changed yet");
+
+    pair(&mut socket);
+    let eth1 = name("eth1");
+    let last = |changes: &[Change], name: &str| {
+        let states = changes.iter().filter_map(|change| match change {
+            Change::Link(state) if state.link.name.as_str() == name => Some(state.clone()),
+            _ => None,
+        });
+        states.last().unwrap()
+    };
+    let changes = told(&mut monitor);
+    let made = last(&changes, "eth1");
+    assert!(made.link.up && made.carrier);
+    assert_eq!(made.link.mac, Some(Mac([2, 0, 0, 0, 0, 1])));
+
+    socket.set_mac(&eth1, Mac([2, 0, 0, 0, 0, 9])).unwrap();
+    socket.set_mtu(&eth1, 1400).unwrap();
+    let state = last(&told(&mut monitor), "eth1");
+    assert_eq!(
+        (state.index, state.link.mtu, state.link.mac),
+        (made.index, 1400, Some(Mac([2, 0, 0, 0, 0, 9])))
+    );
+
+    let addr = Addr::without_route(eth1.clone(), "10.0.1.20/24".parse().unwrap());
+    socket.add_addr(&addr).unwrap();
+    let route = "10.0.1.1 dev eth1 table 2 scope link".parse().unwrap();
+    socket.add_route(&route).unwrap();
+    let rule: nodenet::Rule = "1536: from 10.0.1.108 lookup 2".parse().unwrap();
+    socket.add_rule(&rule).unwrap();
+    let neighbour = Neighbour {
+        link: eth1.clone(),
+        addr: [10, 0, 1, 9].into(),
+        mac: Mac([2, 0, 0, 0, 9, 9]),
+    };
+    socket.set_neighbour(&neighbour).unwrap();
+    let place = |gone| Change::Route {
+        table: TableId(2),
+        dst: "10.0.1.1/32".parse().unwrap(),
+        metric: 0,
+        gone,
+    };
+    let told_of = |gone| {
+        [
+            Change::Addr {
+                addr: addr.clone(),
+                gone,
+            },
+            place(gone),
+            Change::Rule {
+                rule: rule.clone(),
+                gone,
+            },
+        ]
+    };
+    let changes = told(&mut monitor);
+    for expected in told_of(false) {
+        assert!(changes.contains(&expected), "{expected:?} in {changes:?}");
+    }
+    assert!(changes.contains(&Change::Neighbour(neighbour)));
+
+    socket.del_rule(&rule).unwrap();
+    socket.del_route(&route).unwrap();
+    socket.del_addr(&addr).unwrap();
+    let changes = told(&mut monitor);
+    for expected in told_of(true) {
+        assert!(changes.contains(&expected), "{expected:?} in {changes:?}");
+    }
+
+    sysctl::write(&ns, "ipv4/conf/eth1/rp_filter", "1").unwrap();
+    let settings = Change::Settings {
+        index: made.index as i32,
+    };
+    assert!(told(&mut monitor).contains(&settings));
+
+    socket.rename(&eth1, &name("ens6")).unwrap();
+    assert_eq!(last(&told(&mut monitor), "ens6").index, made.index);
+    socket.del_link(&name("ens6")).unwrap();
+    let gone = Change::LinkGone {
+        index: made.index,
+        name: name("ens6"),
+    };
+    assert!(told(&mut monitor).contains(&gone));
+    assert_eq!(monitor.read().unwrap(), []);
+}
+
+#[test]
+fn learnt_neighbours_wake_nobody() {
+    if !may_run("learnt neighbours") {
+        return;
+    }
+    let (ns, mut socket) = namespace();
+    pair(&mut socket);
+    let net = "10.0.1.20/24".parse().unwrap();
+    socket.add_addr(&Addr::new(name("eth1"), net)).unwrap();
+    let mut monitor = Monitor::open_in(&ns).unwrap();
+    // Nobody answers, so the entry goes through its states.
+    ns.run(|| {
+        let socket = std::net::UdpSocket::bind("10.0.1.20:0").unwrap();
+        socket.send_to(b"who is there?", "10.0.1.99:9").unwrap();
+    })
+    .unwrap();
+    assert_eq!(told(&mut monitor), []);
+}
+
+#[test]
+fn changes_that_were_lost_are_told() {
+    if !may_run("lost changes") {
+        return;
+    }
+    let (ns, mut socket) = namespace();
+    let mut monitor = Monitor::open_in(&ns).unwrap();
+    for round in 0..16 {
+        let rules = (0..500u32).map(|i| {
+            let line = format!("{}: from all lookup 7", 1000 + i + 1000 * round);
+            line.parse::<nodenet::Rule>().unwrap()
+        });
+        let rules: Vec<_> = rules.collect();
+        let add = rules
+            .iter()
+            .fold(socket.batch(), |b, rule| b.add_rule(rule));
+        add.commit().unwrap();
+    }
+    let changes = told(&mut monitor);
+    assert!(changes.contains(&Change::Missed), "{}", changes.len());
+    // And it goes on.
+    let rule: nodenet::Rule = "99: from all lookup 8".parse().unwrap();
+    socket.add_rule(&rule).unwrap();
+    assert_eq!(told(&mut monitor), [Change::Rule { rule, gone: false }]);
+}
