@@ -13,8 +13,8 @@ use settings::GroupSync;
 use vpc::facts::EniId;
 
 use crate::effect::{Call, Effect, OpId};
-use crate::event::{EniView, Failure, FailureKind, View};
-use crate::pool::{Backoff, Eni, Pool, Slot, SlotState, Stage};
+use crate::event::{EniView, Failure, FailureKind, HandsOff, View};
+use crate::pool::{Backoff, Eni, Foreign, Pool, Slot, SlotState, Stage};
 use crate::types::Millis;
 use crate::{groups, lifecycle};
 
@@ -88,7 +88,11 @@ pub(crate) fn shown(pool: &mut Pool, op: OpId, view: View, now: Millis, fx: &mut
         .partition(|seen| is_managed(pool, seen));
     pool.foreign = foreign
         .into_iter()
-        .filter_map(|seen| Some((seen.id, seen.attachment?.device)))
+        .filter_map(|seen| {
+            let device = seen.attachment?.device;
+            let why = seen.hands_off.unwrap_or(HandsOff::Untagged);
+            Some((seen.id, Foreign { device, why }))
+        })
         .collect();
     for seen in &managed {
         match pool.enis.get(&seen.id) {
@@ -146,7 +150,7 @@ fn is_managed(pool: &Pool, seen: &EniView) -> bool {
     let primary = seen.attachment.as_ref().is_some_and(|a| a.device == 0);
     let attached = seen.attachment.is_some();
     let trusted = seen.ours || (attached && pool.config.manage_untagged);
-    primary || (trusted && !seen.hands_off)
+    primary || (trusted && seen.hands_off.is_none())
 }
 
 /// A call about this interface, other than its set-up, has no answer yet.
@@ -356,6 +360,7 @@ fn insert_slot(pool: &mut Pool, id: &EniId, address: Ipv4Addr, now: Millis) {
         known: now,
         assigned_at,
         lost: false,
+        prefix: None,
     };
     eni.slots.entry(address).or_insert(fresh).lost = false;
 }

@@ -79,11 +79,13 @@ mod tests {
             eni: n,
             ip: 0,
             minimum: 0,
+            prefix: 0,
         };
         let ip = |w, m| WarmTargets {
             eni: 1,
             ip: w,
             minimum: m,
+            prefix: 0,
         };
         #[rustfmt::skip]
         let cases = [
@@ -140,6 +142,7 @@ mod tests {
             eni: 0,
             ip: 2,
             minimum: 0,
+            prefix: 0,
         };
         assert_eq!(
             short(
@@ -157,6 +160,7 @@ mod tests {
             eni: 0,
             ip: 0,
             minimum: 4,
+            prefix: 0,
         };
         assert_eq!(
             short(
@@ -179,7 +183,12 @@ mod tests {
                 for minimum in 0..8 {
                     for total in 0..20 {
                         for assigned in 0..=total {
-                            let warm = WarmTargets { eni, ip, minimum };
+                            let warm = WarmTargets {
+                                eni,
+                                ip,
+                                minimum,
+                                prefix: 0,
+                            };
                             let before = stock(total, assigned, 0);
                             for size in 0..=before.available.min(5) {
                                 if spare(warm, 5, before, size) {

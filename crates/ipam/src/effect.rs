@@ -6,7 +6,9 @@ use std::time::Duration;
 use vpc::facts::{EniId, Mac, SgId, SubnetId};
 
 use crate::event::Failure;
-use crate::types::{Allocation, AttachmentId, ClientToken, EniLimitBy, Key, Lease, Millis, Ticket};
+use crate::types::{
+    Allocation, AttachmentId, Blocks, ClientToken, EniLimitBy, Key, Lease, Millis, Ticket, Want,
+};
 
 /// Names a call; its answer carries it back. Later calls have greater numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,7 +30,7 @@ pub enum Effect {
 /// A call to EC2 or the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// CreateNetworkInterface with `count` secondary addresses and the agent's tags.
+    /// CreateNetworkInterface with addresses or prefixes for pods and the agent's tags.
     CreateEni {
         /// The same token with the same parameters is the same interface.
         token: ClientToken,
@@ -36,8 +38,8 @@ pub enum Call {
         subnet: SubnetId,
         /// With which groups.
         groups: Vec<SgId>,
-        /// Secondary addresses, at least 1.
-        count: u32,
+        /// What it carries for pods, at least one.
+        want: Want,
     },
     /// AttachNetworkInterface to this instance, card 0.
     AttachEni {
@@ -58,14 +60,14 @@ pub enum Call {
         /// To which.
         eni: EniId,
         /// How many more.
-        count: u32,
+        want: Want,
     },
     /// UnassignPrivateIpAddresses.
     Unassign {
         /// From which.
         eni: EniId,
         /// Which ones.
-        addresses: Vec<Ipv4Addr>,
+        blocks: Blocks,
     },
     /// DetachNetworkInterface.
     DetachEni {
@@ -91,6 +93,8 @@ pub enum Call {
         /// With those that carry this instance's tag and are attached to nothing.
         leftovers: bool,
     },
+    /// DescribeSubnets of the node's VPC and zone.
+    ShowSubnets,
     /// The kernel's side of a secondary interface: link up, address, table, rule.
     SetUp {
         /// Which.
@@ -120,6 +124,7 @@ impl Call {
             Self::DetachEni { .. } => "DetachNetworkInterface",
             Self::DeleteEni { .. } => "DeleteNetworkInterface",
             Self::Show { .. } => "DescribeNetworkInterfaces",
+            Self::ShowSubnets => "DescribeSubnets",
             Self::SetUp { .. } => "interface set-up",
         }
     }

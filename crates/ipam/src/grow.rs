@@ -10,7 +10,7 @@ use crate::arithmetic;
 use crate::effect::{Call, Effect, Refusal};
 use crate::event::{Failure, FailureKind};
 use crate::pool::{Backoff, Birth, Eni, Pool, SlotState, Stage, Way, len};
-use crate::types::{ClientToken, Millis};
+use crate::types::{ClientToken, Millis, Want};
 use settings::GroupSync;
 
 pub(crate) fn plan(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
@@ -62,7 +62,8 @@ fn fill(pool: &mut Pool, short: u32, now: Millis, effects: &mut Vec<Effect>) -> 
     };
     let count = room.min(wanted).min(pool.assign.cap.unwrap_or(u32::MAX));
     let eni = eni.id.clone();
-    pool.call(Call::Assign { eni, count }, effects);
+    let want = Want::Addresses(count);
+    pool.call(Call::Assign { eni, want }, effects);
     count
 }
 
@@ -92,7 +93,7 @@ fn create(pool: &mut Pool, short: u32, now: Millis, effects: &mut Vec<Effect>) -
     pool.next_token += 1;
     pool.births.push(Birth {
         token: token.clone(),
-        count,
+        want: Want::Addresses(count),
         groups: groups.clone(),
         retry: Backoff::default(),
         trouble: None,
@@ -102,7 +103,7 @@ fn create(pool: &mut Pool, short: u32, now: Millis, effects: &mut Vec<Effect>) -
             token,
             subnet,
             groups,
-            count,
+            want: Want::Addresses(count),
         },
         effects,
     );
@@ -126,7 +127,7 @@ fn retry_births(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
         if !asked && birth.retry.open(now) {
             let Birth {
                 token,
-                count,
+                want,
                 groups,
                 ..
             } = birth;
@@ -135,7 +136,7 @@ fn retry_births(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
                     token,
                     subnet: subnet.clone(),
                     groups,
-                    count,
+                    want,
                 },
                 effects,
             );
@@ -167,7 +168,7 @@ pub(crate) fn create_failed(pool: &mut Pool, token: &ClientToken, failure: Failu
         pool.show.recheck = Some(now.after(pool.config.lag));
     }
     let way = std::mem::take(&mut pool.create);
-    pool.create = refused(pool, way, birth.count, failure, now);
+    pool.create = refused(pool, way, birth.want.slots(), failure, now);
 }
 
 pub(crate) fn assign_failed(pool: &mut Pool, count: u32, failure: Failure, now: Millis) {
@@ -191,7 +192,7 @@ fn refused(pool: &mut Pool, mut way: Way, count: u32, failure: Failure, now: Mil
         return way;
     }
     let (first, most) = match failure.kind {
-        FailureKind::SubnetFull => (seconds(10), seconds(120)),
+        FailureKind::SubnetFull | FailureKind::NoPrefix => (seconds(10), seconds(120)),
         FailureKind::Throttled | FailureKind::Unclear => (Duration::from_millis(500), seconds(30)),
         FailureKind::Denied | FailureKind::InstanceEniLimit | FailureKind::AccountEniLimit => {
             (seconds(30), seconds(300))
@@ -317,7 +318,7 @@ fn limit(pool: &Pool) -> Refusal {
     let counts = pool.counts();
     let (most, by) = pool.allowed_interfaces();
     Refusal::Limit {
-        interfaces: most + len(pool.foreign.len()),
+        interfaces: most + pool.foreign_here(),
         by,
         total: counts.total,
         assigned: counts.assigned,
@@ -352,7 +353,7 @@ fn free_slots(pool: &Pool, eni: &Eni) -> u32 {
         .ops
         .values()
         .filter_map(|call| match call {
-            Call::Assign { eni: id, count } if *id == eni.id => Some(*count),
+            Call::Assign { eni: id, want } if *id == eni.id => Some(want.slots()),
             _ => None,
         })
         .sum();

@@ -31,17 +31,19 @@ mod lifecycle;
 mod pool;
 mod shrink;
 mod status;
+mod subnets;
 mod types;
 mod view;
 
 pub use effect::{Call, Effect, OpId, Record, Refusal, Reply};
-pub use event::{Answer, Attached, EniView, Event, Failure, FailureKind, ImdsEni, View};
-pub use pool::{Eni, Pool, Slot, SlotState, Stage};
+pub use event::{Answer, Attached, EniView, Event, Failure, FailureKind, HandsOff, ImdsEni, View};
+pub use pool::{Eni, Foreign, Pool, Slot, SlotState, Stage};
 pub use status::Standing;
 pub use types::{
-    Allocation, AttachmentId, ClientToken, Config, EniLimitBy, Key, Lease, Limits, Millis,
-    NodeFacts, Pod, Ticket,
+    Allocation, AttachmentId, Blocks, ClientToken, Config, EniLimitBy, Key, Lease, Limits, Millis,
+    NodeFacts, PREFIX_SIZE, Pod, Ticket, Want, addresses_of,
 };
+pub use subnets::{SubnetUse, SubnetView};
 pub use view::{Counts, GroupState};
 
 /// One step of the pool: what happened, at what time; returns what to do, in order.

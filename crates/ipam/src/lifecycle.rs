@@ -13,7 +13,7 @@ use settings::GroupSync;
 use vpc::facts::EniId;
 
 use crate::effect::{Call, Effect, Record};
-use crate::event::{Failure, FailureKind};
+use crate::event::{Failure, FailureKind, HandsOff};
 use crate::pool::{Eni, Pool, Stage};
 use crate::types::{AttachmentId, Millis};
 
@@ -75,7 +75,10 @@ fn next_call(pool: &Pool, eni: &Eni) -> Option<(Stage, Call)> {
 fn free_device(pool: &Pool) -> Option<u32> {
     let taken = |device: u32| {
         let attached = pool.enis.values().any(|eni| eni.device == Some(device));
-        let foreign = pool.foreign.values().any(|other| *other == device);
+        let foreign = pool
+            .foreign
+            .values()
+            .any(|other| other.device == device && !matches!(other.why, HandsOff::Card(_)));
         let coming = pool
             .ops
             .values()

@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use vpc::facts::{EniId, Mac, SgId, SubnetId};
 
 use crate::arithmetic::Stock;
 use crate::effect::{Call, Effect, OpId};
-use crate::event::{Failure, ImdsEni};
+use crate::event::{Failure, HandsOff, ImdsEni};
 use crate::types::{
-    Allocation, AttachmentId, ClientToken, Config, EniLimitBy, Key, Millis, NodeFacts, Pod, Ticket,
+    Allocation, AttachmentId, Blocks, ClientToken, Config, EniLimitBy, Key, Millis, NodeFacts, Pod,
+    Ticket, Want,
 };
 
 /// The node's address pool.
@@ -25,8 +27,9 @@ pub struct Pool {
     pub(crate) draining: bool,
     pub(crate) cordoned: bool,
     pub(crate) enis: BTreeMap<EniId, Eni>,
-    /// Attached interfaces that are not ours to use; they count against the instance's limit.
-    pub(crate) foreign: BTreeMap<EniId, u32>,
+    /// Attached interfaces that are not ours to use; those of card 0 count against the instance's
+    /// limit.
+    pub(crate) foreign: BTreeMap<EniId, Foreign>,
     pub(crate) births: Vec<Birth>,
     pub(crate) allocations: BTreeMap<Key, Allocation>,
     pub(crate) by_address: BTreeMap<Ipv4Addr, Key>,
@@ -43,6 +46,15 @@ pub struct Pool {
     pub(crate) groups: Groups,
     pub(crate) show: Show,
     pub(crate) surplus_since: Option<Millis>,
+}
+
+/// An attached interface that is not the pool's to use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreign {
+    /// Its device index, on its card.
+    pub device: u32,
+    /// Why it is not.
+    pub why: HandsOff,
 }
 
 /// An interface of the node.
@@ -87,7 +99,7 @@ pub struct Eni {
     /// Calls about it go unanswered, or EC2 shows it no more.
     pub(crate) missing_since: Option<Millis>,
     /// Addresses whose return had an unclear end; repeated until EC2 says that they are gone.
-    pub(crate) doubt: Option<(Vec<Ipv4Addr>, Backoff)>,
+    pub(crate) doubt: Option<(Blocks, Backoff)>,
 }
 
 /// Where an interface is in its life.
@@ -143,6 +155,8 @@ pub struct Slot {
     pub assigned_at: Option<Millis>,
     /// EC2 shows it no more although a pod has it.
     pub lost: bool,
+    /// The prefix that it is of; `None`: a single address.
+    pub prefix: Option<Ipv4Net>,
 }
 
 /// Whose an address is.
@@ -160,7 +174,7 @@ pub enum SlotState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Birth {
     pub(crate) token: ClientToken,
-    pub(crate) count: u32,
+    pub(crate) want: Want,
     pub(crate) groups: Vec<SgId>,
     pub(crate) retry: Backoff,
     pub(crate) trouble: Option<Failure>,
@@ -290,6 +304,12 @@ impl Pool {
         self.node.as_ref().map_or(0, |node| node.limits.slots())
     }
 
+    /// Interfaces that are not ours to use and count against the instance's limit.
+    pub(crate) fn foreign_here(&self) -> u32 {
+        let here = |other: &&Foreign| !matches!(other.why, HandsOff::Card(_));
+        len(self.foreign.values().filter(here).count())
+    }
+
     /// How many interfaces the pool may have, and whose limit that is.
     pub(crate) fn usable_interfaces(&self) -> (u32, EniLimitBy) {
         let limit = self.node.as_ref().map_or(0, |node| node.limits.interfaces);
@@ -297,7 +317,7 @@ impl Pool {
             Some(max) if max < limit => (max, EniLimitBy::MaxEni),
             _ => (limit, EniLimitBy::InstanceType),
         };
-        (most.saturating_sub(len(self.foreign.len())), by)
+        (most.saturating_sub(self.foreign_here()), by)
     }
 
     /// The same for now: a cordoned node gets no more than it has.
@@ -313,7 +333,7 @@ impl Pool {
 
     /// Addresses that were asked for and will be free when they come.
     pub(crate) fn coming(&self) -> u32 {
-        let born: u32 = self.births.iter().map(|birth| birth.count).sum();
+        let born: u32 = self.births.iter().map(|birth| birth.want.addresses()).sum();
         let free = |eni: &Eni| {
             len(eni
                 .slots
@@ -327,7 +347,7 @@ impl Pool {
             .ops
             .values()
             .filter_map(|call| match call {
-                Call::Assign { count, .. } => Some(*count),
+                Call::Assign { want, .. } => Some(want.addresses()),
                 _ => None,
             })
             .sum();
@@ -513,7 +533,7 @@ impl Call {
     /// The interface that it is about.
     pub fn eni(&self) -> Option<&EniId> {
         match self {
-            Self::CreateEni { .. } | Self::Show { .. } => None,
+            Self::CreateEni { .. } | Self::Show { .. } | Self::ShowSubnets => None,
             Self::AttachEni { eni, .. }
             | Self::SetDeleteOnTermination { eni, .. }
             | Self::Assign { eni, .. }

@@ -11,7 +11,7 @@ use vpc::facts::EniId;
 use crate::arithmetic;
 use crate::effect::{Call, Effect, Record};
 use crate::pool::{Eni, Pool, SlotState, Stage};
-use crate::types::Millis;
+use crate::types::{Blocks, Millis};
 
 pub(crate) fn plan(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
     repeat_unclear(pool, now, effects);
@@ -43,12 +43,12 @@ pub(crate) fn plan(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
 fn repeat_unclear(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
     let returning = |eni: &Eni| pool.is_busy(&eni.id, |call| matches!(call, Call::Unassign { .. }));
     let due = |eni: &Eni| {
-        let (addresses, retry) = eni.doubt.as_ref()?;
-        (retry.open(now) && !returning(eni)).then(|| (eni.id.clone(), addresses.clone()))
+        let (blocks, retry) = eni.doubt.as_ref()?;
+        (retry.open(now) && !returning(eni)).then(|| (eni.id.clone(), blocks.clone()))
     };
-    let calls: Vec<(EniId, Vec<Ipv4Addr>)> = pool.enis.values().filter_map(due).collect();
-    for (eni, addresses) in calls {
-        pool.call(Call::Unassign { eni, addresses }, effects);
+    let calls: Vec<(EniId, Blocks)> = pool.enis.values().filter_map(due).collect();
+    for (eni, blocks) in calls {
+        pool.call(Call::Unassign { eni, blocks }, effects);
     }
 }
 
@@ -124,6 +124,7 @@ fn give_back(pool: &mut Pool, over: u32, now: Millis, effects: &mut Vec<Effect>)
             at: now,
         };
         effects.push(Effect::Record(record));
-        pool.call(Call::Unassign { eni, addresses }, effects);
+        let blocks = Blocks::Addresses(addresses);
+        pool.call(Call::Unassign { eni, blocks }, effects);
     }
 }

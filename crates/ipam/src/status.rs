@@ -18,6 +18,7 @@ impl FailureKind {
     pub fn word(self) -> &'static str {
         match self {
             Self::SubnetFull => "subnet-full",
+            Self::NoPrefix => "no-prefix",
             Self::InstanceEniLimit => "instance-interface-limit",
             Self::AccountEniLimit => "account-interface-limit",
             Self::AddressLimit => "address-limit",
@@ -32,6 +33,27 @@ impl FailureKind {
 }
 
 impl Refusal {
+    /// All words that a refused ADD may have.
+    pub const WORDS: [&'static str; 17] = [
+        "not-ready",
+        "draining",
+        "subnet-full",
+        "limit",
+        "instance-interface-limit",
+        "account-interface-limit",
+        "address-limit",
+        "throttled",
+        "denied",
+        "not-found",
+        "conflict",
+        "no-answer",
+        "rejected",
+        "interface-not-usable",
+        "timed-out",
+        "deleted",
+        "unknown-pod",
+    ];
+
     /// The word of the reason: of what EC2 said where EC2 is in the way.
     pub fn word(&self) -> &'static str {
         match self {
@@ -127,6 +149,26 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_word_is_in_the_list_once() {
+        use FailureKind as K;
+        let words: std::collections::BTreeSet<&str> = Refusal::WORDS.into_iter().collect();
+        assert_eq!(words.len(), Refusal::WORDS.len());
+        let kinds = [
+            K::SubnetFull,
+            K::InstanceEniLimit,
+            K::AccountEniLimit,
+            K::AddressLimit,
+            K::Throttled,
+            K::Denied,
+            K::NotFound,
+            K::Conflict,
+            K::Unclear,
+            K::Rejected,
+        ];
+        assert!(kinds.iter().all(|kind| words.contains(kind.word())));
+    }
 
     #[test]
     fn a_refusal_by_ec2_has_ec2s_word() {

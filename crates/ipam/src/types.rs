@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use settings::{GroupSync, Settings, WarmTargets};
 use vpc::facts::{InstanceId, SubnetId};
@@ -82,6 +83,62 @@ pub struct Lease {
     pub device: Option<u32>,
 }
 
+/// What is asked of EC2 for pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Want {
+    /// So many single addresses.
+    Addresses(u32),
+    /// So many /28 prefixes.
+    Prefixes(u32),
+}
+
+/// Addresses in a /28 prefix; all of them are pods'.
+pub const PREFIX_SIZE: u32 = 16;
+
+impl Want {
+    /// How many addresses pods get from it.
+    pub fn addresses(self) -> u32 {
+        match self {
+            Self::Addresses(n) => n,
+            Self::Prefixes(n) => n.saturating_mul(PREFIX_SIZE),
+        }
+    }
+
+    /// How many of an interface's slots it takes: a prefix takes one, as an address does.
+    pub fn slots(self) -> u32 {
+        match self {
+            Self::Addresses(n) | Self::Prefixes(n) => n,
+        }
+    }
+}
+
+/// Addresses or prefixes that come from EC2 or go back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blocks {
+    /// Single addresses.
+    Addresses(Vec<Ipv4Addr>),
+    /// /28 prefixes.
+    Prefixes(Vec<Ipv4Net>),
+}
+
+impl Blocks {
+    /// All addresses for pods in them.
+    pub fn addresses(&self) -> Vec<Ipv4Addr> {
+        match self {
+            Self::Addresses(all) => all.clone(),
+            Self::Prefixes(all) => all.iter().flat_map(|prefix| addresses_of(*prefix)).collect(),
+        }
+    }
+}
+
+/// Every address of a prefix, the first and the last included: they are no network and broadcast
+/// addresses on an interface.
+pub fn addresses_of(prefix: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
+    let first = u32::from(prefix.network());
+    let last = u32::from(prefix.broadcast());
+    (first..=last).map(Ipv4Addr::from)
+}
+
 /// Names a waiting request; the shell chooses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
@@ -119,6 +176,8 @@ pub enum EniLimitBy {
     MaxEni,
     /// The node is cordoned: it keeps the interfaces that it has.
     Cordon,
+    /// Somebody else gives the node its interfaces and addresses.
+    NoProvisioning,
 }
 
 impl fmt::Display for EniLimitBy {
@@ -127,6 +186,7 @@ impl fmt::Display for EniLimitBy {
             Self::InstanceType => "the instance type",
             Self::MaxEni => "MAX_ENI",
             Self::Cordon => "a cordoned node (AWS_MANAGE_ENIS_NON_SCHEDULABLE is false)",
+            Self::NoProvisioning => "DISABLE_NETWORK_RESOURCE_PROVISIONING",
         })
     }
 }
@@ -136,8 +196,10 @@ impl fmt::Display for EniLimitBy {
 pub struct NodeFacts {
     /// The instance.
     pub instance: InstanceId,
-    /// The primary interface's subnet, where new interfaces go.
+    /// The primary interface's subnet, where new interfaces go unless others are found.
     pub subnet: SubnetId,
+    /// Its type takes prefixes: Nitro or bare metal.
+    pub prefixes: bool,
     /// What its type may have.
     pub limits: Limits,
 }
@@ -147,6 +209,12 @@ pub struct NodeFacts {
 pub struct Config {
     /// The warm targets.
     pub warm: WarmTargets,
+    /// `ENABLE_PREFIX_DELEGATION`: /28 prefixes instead of single addresses.
+    pub prefixes: bool,
+    /// `ENABLE_SUBNET_DISCOVERY`: new interfaces in tagged subnets of the zone.
+    pub discovery: bool,
+    /// Not `DISABLE_NETWORK_RESOURCE_PROVISIONING`: interfaces and addresses are ours to change.
+    pub provision: bool,
     /// `MAX_ENI`.
     pub max_eni: Option<u32>,
     /// How long a released address rests.
@@ -180,6 +248,9 @@ impl Config {
     pub fn new(settings: &Settings, seed: u64) -> Self {
         Self {
             warm: settings.warm,
+            prefixes: settings.prefix_delegation,
+            discovery: settings.subnet_discovery,
+            provision: settings.provision,
             max_eni: settings.max_eni,
             cooldown: settings.cooldown,
             unwatched_until: None,

@@ -22,6 +22,17 @@ pub enum GroupSync {
     UntilConfirmed,
 }
 
+/// What happens when EC2 shows other groups on an interface although the primary's did not change:
+/// somebody set them by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupDrift {
+    /// The primary's groups are set again.
+    Repair,
+    /// They stay, and are reported until somebody sets them back.
+    Report,
+}
+
 /// An agent and its version, written `branchline`, `vpc-cni@1.7.1` or `vpc-cni@HEAD`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Engine {

@@ -16,7 +16,7 @@ mod parse;
 mod read;
 mod table;
 
-pub use engine::{Engine, GroupSync};
+pub use engine::{Engine, GroupDrift, GroupSync};
 pub use error::{Error, Errors, Notice};
 pub use parse::{boolean, integer};
 pub use read::Loaded;
@@ -35,12 +35,25 @@ use serde::Serialize;
 pub struct Settings {
     /// How many free addresses the pool keeps.
     pub warm: WarmTargets,
+    /// `ENABLE_PREFIX_DELEGATION`: the pool takes /28 prefixes instead of single addresses.
+    pub prefix_delegation: bool,
+    /// `ENABLE_SUBNET_DISCOVERY`: new interfaces go to tagged subnets of the node's zone too.
+    pub subnet_discovery: bool,
+    /// Not `DISABLE_NETWORK_RESOURCE_PROVISIONING`: the agent creates, changes and removes
+    /// interfaces; otherwise it serves what somebody else gives the node.
+    pub provision: bool,
     /// `MAX_ENI`: an upper bound below the instance's own limit; `None` is the instance's.
     pub max_eni: Option<u32>,
     /// `IP_COOLDOWN_PERIOD`: how long a released address rests before its next pod.
     pub cooldown: Duration,
     /// How the security groups of the primary interface reach the others.
     pub group_sync: GroupSync,
+    /// `BRANCHLINE_GROUP_DRIFT`: what happens to groups that somebody sets on another interface
+    /// by hand.
+    pub group_drift: GroupDrift,
+    /// `BRANCHLINE_REPAIR`: rules, routes, links of the node that are ours are put right when
+    /// something changes them; otherwise only told.
+    pub repair: bool,
     /// `MANAGE_UNTAGGED_ENI`: interfaces without our instance tag belong to the pool.
     pub manage_untagged: bool,
     /// `DISABLE_LEAKED_ENI_CLEANUP`: leave interfaces that an earlier start did not finish.
@@ -87,7 +100,7 @@ pub struct Kubernetes {
     pub annotate_pod_ip: bool,
 }
 
-/// The three targets of the warm pool, as vpc-cni.md §4.4 combines them.
+/// The targets of the warm pool, as vpc-cni.md §4.4 combines them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct WarmTargets {
     /// `WARM_ENI_TARGET`: interfaces' worth of free addresses. Ignored once [`Self::by_address`].
@@ -96,6 +109,9 @@ pub struct WarmTargets {
     pub ip: u32,
     /// `MINIMUM_IP_TARGET`: floor on all addresses, used or free; 0 is off.
     pub minimum: u32,
+    /// `WARM_PREFIX_TARGET`: whole free prefixes to hold, with prefix delegation only. Ignored once
+    /// [`Self::by_address`].
+    pub prefix: u32,
 }
 
 impl WarmTargets {
@@ -111,6 +127,7 @@ impl Default for WarmTargets {
             eni: 1,
             ip: 0,
             minimum: 0,
+            prefix: 1,
         }
     }
 }

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 
 use crate::table::{OnInvalid, VARIABLES, Variable, variable};
 use crate::{
-    Admin, BindAddress, EniTags, Error, Errors, GroupSync, Kubernetes, LogFile, LogLevel, Logs,
+    Admin, BindAddress, EniTags, Error, Errors, GroupDrift, GroupSync, Kubernetes, LogFile, LogLevel, Logs,
     NodeNetwork, Notice, Paths, PolicyMode, RandomizeSnat, Settings, WarmTargets, parse,
 };
 
@@ -40,6 +40,7 @@ impl Settings {
             errors: Vec::new(),
         };
         let settings = reader.settings();
+        reader.judge_targets(&settings);
         reader.refuse_unbuilt();
         reader.notice_idle();
         if reader.errors.is_empty() {
@@ -68,7 +69,11 @@ impl Reader {
                 eni: self.count("WARM_ENI_TARGET", 0, 1),
                 ip: self.count("WARM_IP_TARGET", 0, 0),
                 minimum: self.count("MINIMUM_IP_TARGET", 0, 0),
+                prefix: self.warm_prefixes(),
             },
+            prefix_delegation: self.flag("ENABLE_PREFIX_DELEGATION"),
+            subnet_discovery: self.flag("ENABLE_SUBNET_DISCOVERY"),
+            provision: !self.flag("DISABLE_NETWORK_RESOURCE_PROVISIONING"),
             max_eni: match self.count("MAX_ENI", 1, 0) {
                 0 => None,
                 n => Some(n),
@@ -79,6 +84,8 @@ impl Reader {
             } else {
                 GroupSync::AtStart
             },
+            group_drift: self.group_drift(),
+            repair: self.flag("BRANCHLINE_REPAIR"),
             manage_untagged: self.flag("MANAGE_UNTAGGED_ENI"),
             leaked_eni_cleanup: !self.flag("DISABLE_LEAKED_ENI_CLEANUP"),
             network: NodeNetwork {
@@ -176,10 +183,84 @@ impl Reader {
         }
         match parse::integer(&value) {
             Some(n) if n >= least => u32::try_from(n).unwrap_or(u32::MAX),
-            Some(_) => default,
-            None => {
+            // The default as one would write it (MAX_ENI=-1) is no mistake.
+            Some(_) if value == row.default => default,
+            Some(_) | None => {
                 self.refuse(row, value, row.default);
                 default
+            }
+        }
+    }
+
+    /// Upstream's binary takes 0 for what it cannot use, its manifest says 1: unset, and what is no
+    /// number, is the manifest's here; negative is 0 in both.
+    fn warm_prefixes(&mut self) -> u32 {
+        let (row, value, _) = self.text("WARM_PREFIX_TARGET");
+        match parse::integer(&value) {
+            Some(n @ 0..) => u32::try_from(n).unwrap_or(u32::MAX),
+            Some(_) => {
+                self.refuse(row, value, 0);
+                0
+            }
+            None => {
+                self.refuse(row, value, row.default);
+                1
+            }
+        }
+    }
+
+    /// Targets that are fine alone and not together.
+    fn judge_targets(&mut self, settings: &Settings) {
+        let warm = settings.warm;
+        let by_prefix = settings.prefix_delegation;
+        if by_prefix && (warm.ip, warm.minimum, warm.prefix) == (0, 0, 0) {
+            let (row, value, _) = self.text("WARM_PREFIX_TARGET");
+            self.errors.push(Error::Invalid {
+                variable: row.name,
+                value,
+                rule: "with ENABLE_PREFIX_DELEGATION one of WARM_PREFIX_TARGET, WARM_IP_TARGET and \
+                       MINIMUM_IP_TARGET must be above 0",
+            });
+        }
+        if warm.by_address() {
+            let rule = "WARM_IP_TARGET or MINIMUM_IP_TARGET is set, and goes before it";
+            self.notice_ignored("WARM_ENI_TARGET", rule);
+            self.notice_ignored("WARM_PREFIX_TARGET", rule);
+        } else if by_prefix {
+            self.notice_ignored("WARM_ENI_TARGET", "with ENABLE_PREFIX_DELEGATION it is WARM_PREFIX_TARGET that counts");
+        }
+        if !by_prefix && !warm.by_address() {
+            self.notice_ignored("WARM_PREFIX_TARGET", "it means something with ENABLE_PREFIX_DELEGATION only");
+        }
+        if warm.minimum > 0 && warm.minimum <= warm.ip {
+            self.notice_ignored("MINIMUM_IP_TARGET", "WARM_IP_TARGET holds as many in any case");
+        }
+        if !settings.provision {
+            self.notice_ignored("MAX_ENI", "DISABLE_NETWORK_RESOURCE_PROVISIONING is set: no interface is created");
+        }
+    }
+
+    /// Notices a variable that another one makes useless, if it is set to something of its own.
+    fn notice_ignored(&mut self, name: &'static str, rule: &'static str) {
+        let (row, value, set) = self.text(name);
+        if set && value != row.default {
+            self.notices.push(Notice {
+                variable: row.name,
+                value,
+                rule,
+                used: None,
+            });
+        }
+    }
+
+    fn group_drift(&mut self) -> GroupDrift {
+        let (row, value, _) = self.text("BRANCHLINE_GROUP_DRIFT");
+        match value.as_str() {
+            "repair" => GroupDrift::Repair,
+            "report" => GroupDrift::Report,
+            _ => {
+                self.refuse(row, value, row.default);
+                GroupDrift::Repair
             }
         }
     }

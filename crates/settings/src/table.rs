@@ -112,7 +112,6 @@ const fn idle(
     row(name, default, unit, rule, OnInvalid::NoEffect, effect)
 }
 
-const WITH_PREFIXES: &str = "any value; it means something with ENABLE_PREFIX_DELEGATION only";
 const WITH_ENI_CONFIG: &str =
     "any value; it means something with AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG only";
 const WITH_POD_ENI: &str = "any value; it means something with ENABLE_POD_ENI only";
@@ -131,6 +130,12 @@ pub const VARIABLES: &[Variable] = &[
         "free addresses to keep; overrides WARM_ENI_TARGET"),
     row("MINIMUM_IP_TARGET", "0", Unit::Count, "a whole number; negative is 0; 0 is off", Fallback,
         "addresses to hold at least, used or free; alone it makes the free target 0"),
+    row("WARM_PREFIX_TARGET", "1", Unit::Count, "a whole number; negative is 0", Fallback,
+        "whole /28 prefixes to keep free with prefix delegation; ignored when an address target is set"),
+    flag("ENABLE_PREFIX_DELEGATION", "false", "/28 prefixes instead of single addresses; needs a Nitro or bare-metal type"),
+    flag("ENABLE_SUBNET_DISCOVERY", "true",
+        "new interfaces in subnets of the zone with the tag kubernetes.io/role/cni too; false: in the primary interface's alone"),
+    flag("DISABLE_NETWORK_RESOURCE_PROVISIONING", "false", "somebody else gives the node its interfaces and addresses; the agent asks EC2, and changes nothing there"),
     row("MAX_ENI", "-1", Unit::Count, "a whole number; below 1 is the instance's limit", Fallback,
         "interfaces to use at most; the instance's limit bounds it"),
     row("IP_COOLDOWN_PERIOD", "30", Unit::Seconds, "whole seconds, 0 or more", Abort,
@@ -139,6 +144,10 @@ pub const VARIABLES: &[Variable] = &[
     flag("DISABLE_LEAKED_ENI_CLEANUP", "false", "leave interfaces that an earlier start created and did not attach"),
     flag("BRANCHLINE_GROUP_SYNC", "true",
          "repeat the primary interface's security groups on every other one until EC2 shows them; false copies them once, at start, as upstream did before 1.7.2"),
+    flag("BRANCHLINE_REPAIR", "true",
+        "links, addresses, routes and rules of the node that are the agent's are put right when something changes them; false only tells of them (metrics, /state)"),
+    row("BRANCHLINE_GROUP_DRIFT", "repair", Unit::Word, "repair or report", Fallback,
+        "what happens to groups set by hand on another interface than the primary: set back, or reported only"),
     row("AWS_VPC_K8S_CNI_VETHPREFIX", "eni", Unit::Text, "at most 4 characters, not eth, lo or vlan, no '/' or white space; empty is an empty prefix", Abort,
         "start of every host-side veth name; the policy agent knows eni and vlan only"),
     row("AWS_VPC_ENI_MTU", "9001", Unit::Bytes, MTU, Abort, "MTU of the interfaces, and of pods unless POD_MTU is set"),
@@ -185,21 +194,16 @@ pub const VARIABLES: &[Variable] = &[
     flag("ANNOTATE_POD_IP", "false", "keep the annotation vpc.amazonaws.com/pod-ips on pods; needs the right to patch pods"),
     flag("ENABLE_IPv4", "true", "pods get IPv4 addresses; upstream's binary says false, its manifest true"),
     unbuilt("ENABLE_IPv6", "false", "IPv6 pods"),
-    unbuilt("ENABLE_PREFIX_DELEGATION", "false", "/28 prefixes instead of single addresses"),
     unbuilt("AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "false", "custom networking by ENIConfig"),
     unbuilt("ENABLE_POD_ENI", "false", "security groups for pods on branch interfaces"),
     unbuilt("ENABLE_MULTI_NIC", "false", "pods on several network cards"),
-    unbuilt("DISABLE_NETWORK_RESOURCE_PROVISIONING", "false", "an agent that never calls EC2"),
     unbuilt("ENABLE_IMDS_ONLY_MODE", "false", "an agent that reads instance metadata only"),
     unbuilt("ENABLE_V6_EGRESS", "false", "IPv6 connections from IPv4 pods, by egress-cni"),
     unbuilt("ENABLE_BANDWIDTH_PLUGIN", "false", "the limits of the annotations kubernetes.io/ingress-bandwidth and egress-bandwidth"),
     unbuilt("DISABLE_POD_V6", "false", "pods whose links have IPv6 switched off, by the tuning plugin"),
-    idle("WARM_PREFIX_TARGET", "1", Unit::Count, WITH_PREFIXES, "whole /28 prefixes to keep free"),
     idle("POD_SECURITY_GROUP_ENFORCING_MODE", "strict", Unit::Word, WITH_POD_ENI, "how traffic of pods with security groups of their own is filtered"),
     idle("ENI_CONFIG_ANNOTATION_DEF", "k8s.amazonaws.com/eniConfig", Unit::Text, WITH_ENI_CONFIG, "the node's annotation that names its ENIConfig"),
     idle("ENI_CONFIG_LABEL_DEF", "k8s.amazonaws.com/eniConfig", Unit::Text, WITH_ENI_CONFIG, "the node's label that names its ENIConfig"),
-    idle("ENABLE_SUBNET_DISCOVERY", "false", Unit::Boolean,
-        "any value; new interfaces are in the primary interface's subnet, as upstream's with false", "new interfaces in subnets with the tag kubernetes.io/role/cni; true upstream"),
     idle("ENABLE_V4_EGRESS", "true", Unit::Boolean, WITH_IPV6, "IPv4 connections from IPv6 pods, by egress-cni"),
     idle("AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE", "/var/log/aws-routed-eni/egress-v4-plugin.log", Unit::Path, NO_EGRESS_PLUGIN, "a log of egress-cni"),
     idle("AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE", "/var/log/aws-routed-eni/egress-v6-plugin.log", Unit::Path, NO_EGRESS_PLUGIN, "a log of egress-cni"),

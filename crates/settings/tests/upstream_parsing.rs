@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use settings::{
-    BindAddress, Error, GroupSync, LogFile, OnInvalid, Settings, Unit, VARIABLES, WarmTargets,
+    BindAddress, Error, GroupDrift, GroupSync, LogFile, OnInvalid, Settings, Unit, VARIABLES, WarmTargets,
 };
 
 fn load(pairs: &[(&str, &str)]) -> Settings {
@@ -32,9 +32,15 @@ fn an_empty_environment_is_upstreams_manifest() {
         WarmTargets {
             eni: 1,
             ip: 0,
-            minimum: 0
+            minimum: 0,
+            prefix: 1
         }
     );
+    assert_eq!(
+        (s.prefix_delegation, s.subnet_discovery, s.provision),
+        (false, true, true)
+    );
+    assert_eq!(s.group_drift, GroupDrift::Repair);
     assert_eq!(s.max_eni, None);
     assert_eq!(s.cooldown, Duration::from_secs(30));
     assert_eq!(s.group_sync, GroupSync::UntilConfirmed);
@@ -133,7 +139,7 @@ fn what_upstream_refuses_is_refused_all_at_once() {
         ("NETWORK_POLICY_ENFORCING_MODE", ""),
         ("INTROSPECTION_BIND_ADDRESS", "61679"),
         ("AWS_VPC_K8S_CNI_BACKING_STORE", ""),
-        ("ENABLE_PREFIX_DELEGATION", "true"),
+        ("ENABLE_MULTI_NIC", "true"),
         ("ENABLE_IPv4", "false"),
     ];
     let said = errors(&all);
@@ -343,15 +349,84 @@ fn what_is_not_built_is_refused_by_name() {
 
 #[test]
 fn what_has_no_effect_is_told_unless_it_is_the_default() {
-    let chart = [
-        ("WARM_PREFIX_TARGET", "1"),
-        ("ENABLE_SUBNET_DISCOVERY", "true"),
-    ];
+    let chart = [("WARM_PREFIX_TARGET", "1"), ("ENABLE_NFTABLES", "true")];
     assert_eq!(
         notices(&chart),
         [
-            "ENABLE_SUBNET_DISCOVERY=\"true\" changes nothing here: any value; new interfaces are in the primary \
-          interface's subnet, as upstream's with false"
+            "ENABLE_NFTABLES=\"true\" changes nothing here: any value; upstream does not read it any more"
         ]
     );
+}
+
+#[test]
+fn an_upper_bound_of_no_interface_is_the_instances_and_is_told() {
+    for text in ["0", "-2", "many", ""] {
+        assert_eq!(load(&[("MAX_ENI", text)]).max_eni, None);
+        assert_eq!(
+            notices(&[("MAX_ENI", text)]),
+            [format!(
+                "MAX_ENI={text:?} is not accepted (a whole number; below 1 is the instance's limit); \
+                 \"-1\" is used instead"
+            )]
+        );
+    }
+    assert!(notices(&[("MAX_ENI", "-1")]).is_empty());
+}
+
+#[test]
+fn targets_that_do_not_go_together_are_told() {
+    #[rustfmt::skip]
+    let cases: &[(&[(&str, &str)], &[&str])] = &[
+        // The chart's own values are no contradiction.
+        (&[("WARM_ENI_TARGET", "1"), ("WARM_PREFIX_TARGET", "1"), ("WARM_IP_TARGET", "5")], &[]),
+        (&[("WARM_ENI_TARGET", "2"), ("WARM_IP_TARGET", "5")], &["WARM_ENI_TARGET"]),
+        (&[("WARM_ENI_TARGET", "2"), ("MINIMUM_IP_TARGET", "5")], &["WARM_ENI_TARGET"]),
+        (&[("WARM_IP_TARGET", "5"), ("MINIMUM_IP_TARGET", "5")], &["MINIMUM_IP_TARGET"]),
+        (&[("WARM_IP_TARGET", "5"), ("MINIMUM_IP_TARGET", "6")], &[]),
+        (&[("WARM_PREFIX_TARGET", "2")], &["WARM_PREFIX_TARGET"]),
+        (&[("WARM_PREFIX_TARGET", "2"), ("ENABLE_PREFIX_DELEGATION", "true")], &[]),
+        (&[("WARM_PREFIX_TARGET", "2"), ("WARM_IP_TARGET", "1"), ("ENABLE_PREFIX_DELEGATION", "true")], &["WARM_PREFIX_TARGET"]),
+        (&[("WARM_ENI_TARGET", "3"), ("ENABLE_PREFIX_DELEGATION", "true")], &["WARM_ENI_TARGET"]),
+        (&[("MAX_ENI", "2"), ("DISABLE_NETWORK_RESOURCE_PROVISIONING", "true")], &["MAX_ENI"]),
+    ];
+    for (set, named) in cases {
+        let said = notices(set);
+        let names: Vec<&str> = said.iter().filter_map(|n| n.split('=').next()).collect();
+        assert_eq!(&names[..], *named, "{set:?}: {said:?}");
+        assert!(said.iter().all(|n| n.contains("changes nothing here")), "{said:?}");
+    }
+}
+
+#[test]
+fn prefixes_without_any_warm_target_are_refused_as_upstream_does() {
+    for zero in ["0", "-1"] {
+        let said = errors(&[
+            ("ENABLE_PREFIX_DELEGATION", "true"),
+            ("WARM_PREFIX_TARGET", zero),
+        ]);
+        assert!(
+            matches!(&said[..], [Error::Invalid { variable: "WARM_PREFIX_TARGET", .. }]),
+            "{said:?}"
+        );
+    }
+    for target in ["WARM_IP_TARGET", "MINIMUM_IP_TARGET"] {
+        let s = load(&[
+            ("ENABLE_PREFIX_DELEGATION", "true"),
+            ("WARM_PREFIX_TARGET", "0"),
+            (target, "1"),
+        ]);
+        assert!(s.prefix_delegation && s.warm.prefix == 0);
+    }
+    // Not even one value is: the manifest's 1. Upstream's own check takes an unset one for 0.
+    assert_eq!(load(&[("ENABLE_PREFIX_DELEGATION", "true")]).warm.prefix, 1);
+    assert_eq!(load(&[("WARM_PREFIX_TARGET", "x")]).warm.prefix, 1);
+}
+
+#[test]
+fn groups_set_by_hand_are_repaired_or_reported() {
+    let drift = |text| load(&[("BRANCHLINE_GROUP_DRIFT", text)]).group_drift;
+    assert_eq!(drift("report"), GroupDrift::Report);
+    assert_eq!(drift("repair"), GroupDrift::Repair);
+    assert_eq!(drift("Report"), GroupDrift::Repair);
+    assert_eq!(notices(&[("BRANCHLINE_GROUP_DRIFT", "Report")]).len(), 1);
 }

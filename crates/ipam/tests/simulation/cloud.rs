@@ -158,12 +158,12 @@ impl Cloud {
             Call::CreateEni {
                 token,
                 groups,
-                count,
+                want,
                 ..
             } => {
                 let id = match self.tokens.get(token) {
                     Some(id) => id.clone(),
-                    None => self.create(*count, groups, true)?,
+                    None => self.create(want.addresses(), groups, true)?,
                 };
                 self.tokens.insert(token.clone(), id.clone());
                 let eni = self.enis.get(&id).ok_or(FailureKind::NotFound)?;
@@ -193,7 +193,9 @@ impl Cloud {
                 }
                 Ok(Answer::Done)
             }
-            Call::Assign { eni, count } => {
+            Call::ShowSubnets => Err(FailureKind::Rejected),
+            Call::Assign { eni, want } => {
+                let count = &want.addresses();
                 let most = self.limits.slots() as usize;
                 let has = self
                     .enis
@@ -209,9 +211,10 @@ impl Cloud {
                 self.taken.retain(|a| !new.contains(a));
                 let eni = self.enis.get_mut(eni).ok_or(FailureKind::NotFound)?;
                 eni.view.secondary.extend(new.iter().copied());
-                Ok(Answer::Assigned(new))
+                Ok(Answer::Assigned(ipam::Blocks::Addresses(new)))
             }
-            Call::Unassign { eni, addresses } => {
+            Call::Unassign { eni, blocks } => {
+                let addresses = blocks.addresses();
                 let eni = self.enis.get_mut(eni).ok_or(FailureKind::NotFound)?;
                 if addresses.iter().any(|a| !eni.view.secondary.contains(a)) {
                     return Err(FailureKind::NotFound);
@@ -275,10 +278,11 @@ impl Cloud {
             subnet: "subnet-1".parse().unwrap(),
             primary: addresses.remove(0),
             secondary: addresses,
+            prefixes: Vec::new(),
             groups: groups.to_vec(),
             attachment: None,
             ours,
-            hands_off: false,
+            hands_off: None,
         };
         self.enis.insert(
             id.clone(),
@@ -335,7 +339,7 @@ impl Cloud {
         if let Ok(id) = self.create(0, groups, false) {
             self.plug(&id, device);
             if let Some(eni) = self.enis.get_mut(&id) {
-                eni.view.hands_off = true;
+                eni.view.hands_off = Some(ipam::HandsOff::Tagged);
                 eni.foreign = true;
             }
         }
@@ -379,7 +383,8 @@ impl Cloud {
             self.taken.extend(eni.view.secondary.iter().copied());
         }
         match call {
-            Call::Unassign { eni, addresses } => {
+            Call::Unassign { eni, blocks } => {
+                let addresses = blocks.addresses();
                 let holds = |eni: &&mut CloudEni| eni.view.secondary.contains(&addresses[0]);
                 if let Some(eni) = self.enis.get_mut(eni).filter(holds) {
                     eni.view.secondary.retain(|a| *a != addresses[0]);

@@ -101,33 +101,40 @@ fn build(rng: &mut Rng, episode: u64) -> World {
             eni: 1,
             ip: 0,
             minimum: 0,
+            prefix: 1,
         },
         WarmTargets {
             eni: 0,
             ip: 0,
             minimum: 0,
+            prefix: 1,
         },
         WarmTargets {
             eni: 2,
             ip: 0,
             minimum: 0,
+            prefix: 1,
         },
         WarmTargets {
             eni: 1,
             ip: 2,
             minimum: 0,
+            prefix: 1,
         },
         WarmTargets {
             eni: 1,
             ip: 5,
             minimum: 10,
+            prefix: 1,
         },
         WarmTargets {
             eni: 1,
             ip: 0,
             minimum: 7,
+            prefix: 1,
         },
     ]);
+    config.discovery = false;
     config.max_eni = *rng.pick(&[None, None, Some(2)]);
     config.group_sync = if episode.is_multiple_of(4) {
         GroupSync::AtStart
@@ -139,6 +146,7 @@ fn build(rng: &mut Rng, episode: u64) -> World {
     let node = NodeFacts {
         instance: "i-1".parse().unwrap(),
         subnet: "subnet-1".parse().unwrap(),
+        prefixes: true,
         limits,
     };
     let start = *rng.pick(&[0, 0, 1]);

@@ -201,9 +201,9 @@ impl World {
                     assert!(pod.is_none(), "{call:?} under a pod with {pod:?}");
                 }
             }
-            Call::Unassign { addresses, .. } => {
+            Call::Unassign { blocks, .. } => {
                 assert!(
-                    !addresses.iter().any(in_use),
+                    !blocks.addresses().iter().any(in_use),
                     "unassigned under a pod: {call:?}"
                 );
             }
