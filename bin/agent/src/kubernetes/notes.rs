@@ -110,7 +110,10 @@ fn kind(call: &Call, failure: &Failure) -> Option<&'static str> {
         Call::DetachEni { .. } | Call::DeleteEni { .. } => Some("InterfaceNotRemoved"),
         Call::SetGroups { .. } => Some("SecurityGroupsNotRepaired"),
         Call::Assign { .. } => Some("AddressesNotAssigned"),
-        Call::Unassign { .. } | Call::SetDeleteOnTermination { .. } | Call::Show { .. } => None,
+        Call::Unassign { .. }
+        | Call::SetDeleteOnTermination { .. }
+        | Call::Show { .. }
+        | Call::ShowSubnets => None,
     }
 }
 
