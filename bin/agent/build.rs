@@ -1,5 +1,5 @@
 //! Cuts the table of instance limits down to what the agent looks up: interfaces of the primary
-//! card and addresses per interface. 25 kB of text in the binary instead of a parsed document on
+//! card, addresses per interface, prefixes or not. 25 kB of text in the binary instead of a parsed document on
 //! the heap: the agent's memory is charged to every node.
 
 use std::fmt::Write as _;
@@ -25,7 +25,10 @@ fn main() {
             |card| number(&card["interfaces"]),
         );
         let addresses = number(&limits["ipv4PerInterface"]);
-        writeln!(lines, "{name} {on_card} {addresses}").expect("writing to text cannot fail");
+        let nitro = limits["hypervisor"] == "nitro" || limits["bareMetal"] == true;
+        let prefixes = if nitro { " prefixes" } else { "" };
+        writeln!(lines, "{name} {on_card} {addresses}{prefixes}")
+            .expect("writing to text cannot fail");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     fs::write(out.join("limits.txt"), lines).expect("the output directory is writable");

@@ -20,6 +20,7 @@ use crate::cloud::Cloud;
 use crate::limits;
 use crate::links::Links;
 use crate::owner::Message;
+use crate::translate::{Place, Translator};
 
 /// How often instance metadata is read for changes. It costs no EC2 call.
 const POLL: Duration = Duration::from_secs(10);
@@ -83,10 +84,12 @@ async fn identify(imds: &Imds, ec2: &ec2::Client, settings: &Settings) -> anyhow
         .first()
         .copied()
         .with_context(|| format!("instance metadata shows no address of {}", interface.id))?;
-    let limits = limits::of(ec2, &identity.instance_type).await?;
+    let kind = limits::of(ec2, &identity.instance_type).await?;
+    let limits = kind.limits;
     let facts = NodeFacts {
         instance: identity.instance_id.parse()?,
         subnet: subnet.clone(),
+        prefixes: kind.prefixes,
         limits,
     };
     let settings_of_net = node_settings(settings)?;
@@ -95,8 +98,15 @@ async fn identify(imds: &Imds, ec2: &ec2::Client, settings: &Settings) -> anyhow
     links.set_up_node().context("the node's own rules")?;
     let cloud = Cloud {
         ec2: ec2.clone(),
-        instance: facts.instance.clone(),
-        tags: settings.tags.clone(),
+        translator: Translator {
+            instance: facts.instance.clone(),
+            tags: settings.tags.clone(),
+            place: Place {
+                vpc: interface.vpc_id.parse()?,
+                zone: identity.availability_zone,
+                subnet: subnet.clone(),
+            },
+        },
     };
     tracing::info!(
         instance = %facts.instance, instance_type = %identity.instance_type, %subnet,

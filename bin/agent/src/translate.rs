@@ -10,12 +10,13 @@ use std::net::Ipv4Addr;
 
 use ec2::types as t;
 use ipam::{
-    Answer, Attached, AttachmentId, Blocks, Call, EniView, Failure, FailureKind, HandsOff, View, Want,
+    Answer, Attached, AttachmentId, Blocks, Call, EniView, Failure, FailureKind, HandsOff,
+    SubnetUse, SubnetView, View, Want,
 };
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use settings::EniTags;
-use vpc::facts::{EniId, InstanceId, SgId};
+use vpc::facts::{EniId, InstanceId, SgId, SubnetId, VpcId};
 
 const INSTANCE_TAG: &str = "node.k8s.amazonaws.com/instance_id";
 const CREATED_TAG: &str = "node.k8s.amazonaws.com/createdAt";
@@ -30,6 +31,19 @@ pub struct Translator {
     pub instance: InstanceId,
     /// Tags of new interfaces.
     pub tags: EniTags,
+    /// Where the instance is.
+    pub place: Place,
+}
+
+/// Where an instance is; its subnets are found by this.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its VPC.
+    pub vpc: VpcId,
+    /// Its zone's name, such as `us-west-2a`.
+    pub zone: String,
+    /// The primary interface's subnet.
+    pub subnet: SubnetId,
 }
 
 /// A request to EC2.
@@ -45,6 +59,8 @@ pub enum Request {
     Delete(Box<t::DeleteNetworkInterfaceRequest>),
     /// All its pages.
     Describe(Box<t::DescribeNetworkInterfacesRequest>),
+    /// All its pages.
+    Subnets(Box<t::DescribeSubnetsRequest>),
 }
 
 /// EC2's answer to a [`Request`].
@@ -55,6 +71,7 @@ pub enum Response {
     Attached(Box<t::AttachNetworkInterfaceResult>),
     Assigned(Box<t::AssignPrivateIpAddressesResult>),
     Described(Box<t::DescribeNetworkInterfacesResult>),
+    Subnets(Box<t::DescribeSubnetsResult>),
     Done,
 }
 
@@ -152,12 +169,8 @@ impl Translator {
                     ..Default::default()
                 };
                 match blocks {
-                    Blocks::Addresses(all) => {
-                        request.private_ip_addresses = all.iter().map(ToString::to_string).collect();
-                    }
-                    Blocks::Prefixes(all) => {
-                        request.ipv4_prefixes = all.iter().map(ToString::to_string).collect();
-                    }
+                    Blocks::Addresses(all) => request.private_ip_addresses = texts(all),
+                    Blocks::Prefixes(all) => request.ipv4_prefixes = texts(all),
                 }
                 Request::Unassign(Box::new(request))
             }
@@ -184,7 +197,14 @@ impl Translator {
                 requests.push(describe(vec![here]));
                 return requests;
             }
-            Call::SetUp { .. } | Call::ShowSubnets => return Vec::new(),
+            Call::ShowSubnets => Request::Subnets(Box::new(t::DescribeSubnetsRequest {
+                filters: vec![
+                    filter("vpc-id", self.place.vpc.as_str()),
+                    filter("availability-zone", &self.place.zone),
+                ],
+                ..Default::default()
+            })),
+            Call::SetUp { .. } => return Vec::new(),
         };
         vec![request]
     }
@@ -218,21 +238,24 @@ impl Translator {
                 let id = id.ok_or(Unreadable::Missing("AttachmentId"))?;
                 Ok(Answer::Attached(AttachmentId(id)))
             }
-            (Call::Assign { .. }, Some(Response::Assigned(answer))) => {
-                let new = answer.assigned_private_ip_addresses.iter();
-                let addresses: Result<Vec<Ipv4Addr>, _> = new
-                    .map(|a| address(a.private_ip_address.as_deref()))
-                    .collect();
-                let addresses = addresses?;
-                let new = answer.assigned_ipv4_prefixes.iter();
-                let prefixes: Result<Vec<Ipv4Net>, _> =
-                    new.map(|p| prefix(p.ipv4_prefix.as_deref())).collect();
-                let prefixes = prefixes?;
-                match (addresses.is_empty(), prefixes.is_empty()) {
-                    (true, true) => Err(Unreadable::Missing("AssignedPrivateIpAddresses")),
-                    (false, _) => Ok(Answer::Assigned(Blocks::Addresses(addresses))),
-                    (true, false) => Ok(Answer::Assigned(Blocks::Prefixes(prefixes))),
-                }
+            (Call::Assign { want, .. }, Some(Response::Assigned(answer))) => {
+                let blocks = match want {
+                    Want::Addresses(_) => {
+                        let new = answer.assigned_private_ip_addresses.iter();
+                        let new = new.map(|a| address(a.private_ip_address.as_deref()));
+                        Blocks::Addresses(some(new, "AssignedPrivateIpAddresses")?)
+                    }
+                    Want::Prefixes(_) => {
+                        let new = answer.assigned_ipv4_prefixes.iter();
+                        let new = new.map(|p| prefix(p.ipv4_prefix.as_deref()));
+                        Blocks::Prefixes(some(new, "AssignedIpv4Prefixes")?)
+                    }
+                };
+                Ok(Answer::Assigned(blocks))
+            }
+            (Call::ShowSubnets, Some(Response::Subnets(answer))) => {
+                let subnets = answer.subnets.iter().map(|subnet| self.subnet(subnet));
+                Ok(Answer::Subnets(some(subnets, "Subnets")?))
             }
             (
                 Call::SetDeleteOnTermination { .. }
@@ -357,6 +380,22 @@ impl Translator {
         }))
     }
 
+    fn subnet(&self, subnet: &t::Subnet) -> Result<SubnetView, Unreadable> {
+        let id: SubnetId = parse(subnet.subnet_id.as_deref(), "SubnetId", "a subnet's id")?;
+        let tags = subnet.tags.iter();
+        let tags = tags.filter_map(|t| Some((t.key.as_deref()?, t.value.as_deref().unwrap_or(""))));
+        let primary = id == self.place.subnet;
+        let free = subnet.available_ip_address_count;
+        Ok(SubnetView {
+            cidr: parse(subnet.cidr_block.as_deref(), "CidrBlock", "an IPv4 block")?,
+            free: free
+                .and_then(|free| u32::try_from(free).ok())
+                .ok_or(Unreadable::Missing("AvailableIpAddressCount"))?,
+            usage: SubnetUse::judge(tags, primary, self.tags.cluster.as_deref()),
+            id,
+        })
+    }
+
     fn new_tags(&self, at: Timestamp) -> Vec<t::Tag> {
         let mut tags = vec![
             tag(INSTANCE_TAG, self.instance.as_str()),
@@ -388,6 +427,7 @@ impl Request {
             Self::Detach(_) => "DetachNetworkInterface",
             Self::Delete(_) => "DeleteNetworkInterface",
             Self::Describe(_) => "DescribeNetworkInterfaces",
+            Self::Subnets(_) => "DescribeSubnets",
         }
     }
 }
@@ -443,8 +483,20 @@ fn number(n: u32) -> i32 {
     i32::try_from(n).unwrap_or(i32::MAX)
 }
 
-fn texts(groups: &[SgId]) -> Vec<String> {
-    groups.iter().map(ToString::to_string).collect()
+/// The elements of a list that cannot be empty.
+fn some<T>(
+    list: impl Iterator<Item = Result<T, Unreadable>>,
+    member: &'static str,
+) -> Result<Vec<T>, Unreadable> {
+    let list: Vec<T> = list.collect::<Result<_, _>>()?;
+    if list.is_empty() {
+        return Err(Unreadable::Missing(member));
+    }
+    Ok(list)
+}
+
+fn texts<T: ToString>(all: &[T]) -> Vec<String> {
+    all.iter().map(ToString::to_string).collect()
 }
 
 fn tag(key: &str, value: &str) -> t::Tag {
@@ -490,7 +542,13 @@ fn kind(error: &ec2::Error) -> FailureKind {
     }
     let text = error.to_string();
     match error.code().unwrap_or_default() {
-        "InsufficientFreeAddressesInSubnet" | "InsufficientCidrBlocks" => FailureKind::SubnetFull,
+        "InsufficientFreeAddressesInSubnet" => FailureKind::SubnetFull,
+        "InsufficientCidrBlocks" => FailureKind::NoPrefix,
+        // What a request for prefixes is answered where the subnet has not the room; mostly
+        // CreateNetworkInterface's.
+        "InvalidParameterValue" if text.contains("sufficient free Ipv4 addresses or prefixes") => {
+            FailureKind::NoPrefix
+        }
         "AttachmentLimitExceeded" => FailureKind::InstanceEniLimit,
         "NetworkInterfaceLimitExceeded" => FailureKind::AccountEniLimit,
         "PrivateIpAddressLimitExceeded" | "InvalidInterface.IpAddressLimitExceeded" => {

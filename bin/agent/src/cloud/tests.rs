@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use ec2::client::Retry;
 use ec2::types as t;
-use ipam::ClientToken;
+use ipam::{AttachmentId, ClientToken, EniView};
+use vpc::facts::{EniId, SgId};
 use vpcsim::knobs::{Deny, Fault, Knobs};
+use crate::translate::Place;
 use vpcsim::{Config, Sim};
 
 use super::*;
@@ -48,7 +50,7 @@ async fn bed(instance_type: &str, cidr: &str) -> Bed {
     };
     let vpc = ec2.call(vpc).await.unwrap().vpc.unwrap().vpc_id;
     let subnet = t::CreateSubnetRequest {
-        vpc_id: vpc,
+        vpc_id: vpc.clone(),
         cidr_block: Some(cidr.into()),
         ..Default::default()
     };
@@ -70,8 +72,15 @@ async fn bed(instance_type: &str, cidr: &str) -> Bed {
     let instance = instance.instance_id.unwrap().parse().unwrap();
     let cloud = Cloud {
         ec2,
-        instance,
-        tags: EniTags::default(),
+        translator: Translator {
+            instance,
+            tags: settings::EniTags::default(),
+            place: Place {
+                vpc: vpc.unwrap().parse().unwrap(),
+                zone: "us-west-2a".into(),
+                subnet: subnet.clone().unwrap().parse().unwrap(),
+            },
+        },
     };
     Bed {
         sim,
@@ -91,7 +100,7 @@ impl Bed {
             token: ClientToken(token.into()),
             subnet: self.subnet.clone(),
             groups: self.groups.clone(),
-            count,
+            want: ipam::Want::Addresses(count),
         }
     }
 
@@ -151,10 +160,10 @@ async fn an_interface_lives_and_dies_as_the_pool_asks() {
         attachment: attachment.clone(),
     };
     assert_eq!(bed.call(protect).await.unwrap(), Answer::Done);
-    let Answer::Assigned(more) = bed
+    let Answer::Assigned(ipam::Blocks::Addresses(more)) = bed
         .call(Call::Assign {
             eni: new.id.clone(),
-            count: 2,
+            want: ipam::Want::Addresses(2),
         })
         .await
         .unwrap()
@@ -168,7 +177,7 @@ async fn an_interface_lives_and_dies_as_the_pool_asks() {
 
     let unassign = Call::Unassign {
         eni: new.id.clone(),
-        addresses: more,
+        blocks: ipam::Blocks::Addresses(more),
     };
     assert_eq!(bed.call(unassign.clone()).await.unwrap(), Answer::Done);
     assert_eq!(
@@ -211,11 +220,11 @@ async fn every_call_can_be_throttled_denied_and_left_without_an_answer() {
         },
         Call::Assign {
             eni: eni.clone(),
-            count: 1,
+            want: ipam::Want::Addresses(1),
         },
         Call::Unassign {
             eni: eni.clone(),
-            addresses: new.secondary,
+            blocks: ipam::Blocks::Addresses(new.secondary),
         },
         Call::DetachEni {
             eni: eni.clone(),
@@ -286,7 +295,7 @@ async fn each_ceiling_has_its_own_kind() {
     let primary = bed.shown(false).await.remove(0).id;
     let too_many = Call::Assign {
         eni: primary.clone(),
-        count: 6,
+        want: ipam::Want::Addresses(6),
     };
     assert_eq!(bed.kind(too_many).await, FailureKind::AddressLimit);
     assert_eq!(
