@@ -90,7 +90,7 @@ def test_pods_are_served_without_the_api_server():
         node.stop("apiserver", "KILL")
         log = node.agent()
         node.fill(7)  # a second interface, too
-        tried = lambda: int(re.search(r'kubernetes_failed\{right="watch nodes"\} (\d+)',  # noqa: E731
+        tried = lambda: int(re.search(r'kubernetes_failed_total\{right="watch nodes"\} (\d+)',  # noqa: E731
                                       node.on_node("curl", "-sf", "http://127.0.0.1:61678/metrics").stdout).group(1))
         eventually(tried, lambda times: times >= 3, what="it is tried again")
         told = [line for line in log.read_text().splitlines() if '"right":"watch nodes"' in line]

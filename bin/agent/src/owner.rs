@@ -17,7 +17,7 @@ use vpc::facts::EniId;
 use crate::boot::Node;
 use crate::findings::Findings;
 use crate::kubernetes::{News, Voice};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Seen};
 use crate::store::{Recovered, Store};
 use crate::{install, rpc, show};
 
@@ -82,7 +82,10 @@ enum Asker {
         told: bool,
         to: oneshot::Sender<(rpc::Answer, Vec<String>)>,
     },
-    Delete(oneshot::Sender<rpc::Answer>),
+    Delete {
+        since: Instant,
+        to: oneshot::Sender<rpc::Answer>,
+    },
     /// An address that could not be recorded goes back; nobody waits for that.
     Nobody,
 }
@@ -205,6 +208,10 @@ impl Owner {
                 () = until(save) => self.save(),
                 () = until(tell) => self.tell_who_waits(),
             }
+            if self.pool.not_ready().is_none() {
+                let with_api_server = self.voice.is_connected();
+                self.metrics.ready(self.anchor.0.elapsed(), with_api_server);
+            }
             self.install_when_ready();
             let now = self.now();
             self.voice.look(&self.pool, self.installed.trouble(), now);
@@ -230,14 +237,19 @@ impl Owner {
             Message::Delete { key, reason, to } => {
                 self.metrics.deleted(&reason);
                 let leaving = self.pool.allocation(&key).map(|held| held.pod.clone());
-                let ticket = self.ticket(Asker::Delete(to));
+                let since = Instant::now();
+                let ticket = self.ticket(Asker::Delete { since, to });
                 self.feed(Event::Delete { ticket, key });
                 if let Some(pod) = leaving {
                     self.voice.address(&pod, None);
                 }
             }
-            Message::Unknown(reason) => self.feed(Event::Unknown { reason }),
+            Message::Unknown(reason) => {
+                self.metrics.identified(self.anchor.0.elapsed(), false);
+                self.feed(Event::Unknown { reason });
+            }
             Message::Booted(node) => {
+                self.metrics.identified(self.anchor.0.elapsed(), true);
                 let facts = node.facts.clone();
                 self.node = Some(*node);
                 self.feed(Event::Node(facts));
@@ -253,6 +265,7 @@ impl Owner {
                     tracing::warn!(action = failure.action, kind = ?failure.kind, %failure, "call failed");
                 }
                 let now = self.now();
+                self.metrics.called(&self.pool, &call, &result);
                 self.findings.called(&call, result.as_ref().err(), now);
                 self.voice
                     .called(&self.pool, &call, result.as_ref().err(), now);
@@ -294,7 +307,14 @@ impl Owner {
             }))),
             Message::Page { path, to } => {
                 let text = match path.as_str() {
-                    "/metrics" => Some(self.metrics.page(&self.pool, self.voice.counts())),
+                    "/metrics" => Some(self.metrics.page(&Seen {
+                        pool: &self.pool,
+                        findings: &self.findings,
+                        settings: &self.settings,
+                        cluster: self.voice.counts(),
+                        now: self.now(),
+                        started: self.anchor.1,
+                    })),
                     path => {
                         let told = show::Told {
                             now: self.now(),
@@ -406,7 +426,8 @@ impl Owner {
                 to,
                 ..
             } => {
-                self.metrics.added(since.elapsed());
+                let served = matches!(&answer, Ok(Reply::Leased(_)));
+                self.metrics.added(since.elapsed(), served);
                 if let Ok(Reply::Refused(refusal)) = &answer {
                     let now = self.now();
                     self.voice.refused(&pod, refusal, now);
@@ -417,7 +438,8 @@ impl Owner {
                 drop(to.send((answer, cidrs.unwrap_or_default())));
                 undo
             }
-            Asker::Delete(to) => {
+            Asker::Delete { since, to } => {
+                self.metrics.released(since.elapsed());
                 drop(to.send(answer));
                 None
             }

@@ -231,6 +231,11 @@ impl Voice {
         }
     }
 
+    /// Whether the API server answers.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.on.as_ref().is_some_and(|on| on.connected)
+    }
+
     /// For the metrics: connected, failed requests by right, notes that were dropped. `None`
     /// without a cluster.
     pub(crate) fn counts(&self) -> Option<Counts> {
