@@ -66,7 +66,10 @@ fn found(pool: &mut Pool, allocation: Allocation, effects: &mut Vec<Effect>) {
     if pool.by_address.contains_key(&address) || pool.allocations.contains_key(key) {
         return;
     }
-    let slots = pool.enis.values_mut().find_map(|eni| eni.slots.get_mut(&address));
+    let slots = pool
+        .enis
+        .values_mut()
+        .find_map(|eni| eni.slots.get_mut(&address));
     if let Some(slot) = slots {
         slot.lost |= slot.state == SlotState::Leaving;
         slot.state = SlotState::Assigned(key.clone());
