@@ -49,19 +49,11 @@ impl Clockless {
         &self.core.knobs
     }
 
-    /// Turns the knobs. Views that lag start from now.
-    pub fn set_knobs(&mut self, knobs: Knobs) {
-        self.core.set_knobs(knobs);
-    }
-
-    /// Adds a fault; views go on to lag as they do.
-    pub fn inject(&mut self, fault: Fault) {
-        self.core.knobs.faults.push(fault);
-    }
-
-    /// Ends all faults.
-    pub fn clear_faults(&mut self) {
-        self.core.knobs.faults.clear();
+    /// Turns the knobs, at any time: a view that begins to lag shows what is true now until its lag is over.
+    pub fn turn(&mut self, change: impl FnOnce(&mut Knobs)) {
+        let mut knobs = self.core.knobs.clone();
+        change(&mut knobs);
+        self.core.turn(knobs);
     }
 
     /// What is true now.
@@ -173,10 +165,7 @@ mod tests {
             cidr_block: Some("10.0.0.0/16".into()),
             ..Default::default()
         };
-        ec2.set_knobs(Knobs {
-            describe_lag_ms: 5_000,
-            ..Knobs::default()
-        });
+        ec2.turn(|knobs| knobs.describe_lag_ms = 5_000);
         ec2.call(&vpc, at(0)).unwrap();
         let shown = |ec2: &mut Clockless, at| {
             let request = AnyRequest::DescribeVpcs(Box::default());
@@ -184,9 +173,8 @@ mod tests {
             answer.unwrap().vpcs.len()
         };
         assert_eq!((shown(&mut ec2, at(1)), shown(&mut ec2, at(6))), (0, 1));
-        ec2.inject(
-            serde_json::from_str(r#"{"action":"CreateVpc","count":1,"after":true}"#).unwrap(),
-        );
+        let once = r#"{"action":"CreateVpc","count":1,"after":true}"#;
+        ec2.turn(|knobs| knobs.faults.push(serde_json::from_str(once).unwrap()));
         let first = ec2.admit(&caller, "CreateVpc", at(7)).unwrap();
         assert!(first.fault.unwrap().after);
         assert_eq!(ec2.admit(&caller, "CreateVpc", at(7)).unwrap().fault, None);

@@ -151,10 +151,15 @@ impl Core {
     }
 
     pub(super) fn set_knobs(&mut self, knobs: Knobs) {
+        self.history.clear();
+        self.turn(knobs);
+    }
+
+    /// Turns the knobs; a view that lags already goes on to.
+    pub(super) fn turn(&mut self, knobs: Knobs) {
         self.state.set_timing(knobs.timing());
         self.knobs = knobs;
-        self.history.clear();
-        if self.knobs.longest_lag_ms() > 0 {
+        if self.knobs.longest_lag_ms() > 0 && self.history.is_empty() {
             // Where the lagging views start from.
             let copy = Arc::new(self.state.clone());
             self.history.push_back((Timestamp::MIN, copy));
