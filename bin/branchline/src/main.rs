@@ -1,5 +1,6 @@
 //! Parse, wire, run.
 
+mod capacity;
 mod capture;
 mod doctor;
 mod drift;
@@ -34,6 +35,7 @@ enum Command {
     WhoIs(whois::WhoIsArgs),
     Capture(capture::CaptureArgs),
     Drift(drift::DriftArgs),
+    Capacity(capacity::CapacityArgs),
     Doctor(doctor::DoctorArgs),
     Snapshot(save::SnapshotArgs),
     Explain(explain::ExplainArgs),
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::WhoIs(args) => read::finish(whois::run(args)),
         Command::Capture(args) => read::finish(capture::run(args)),
         Command::Drift(args) => read::finish(drift::run(args)),
+        Command::Capacity(args) => read::finish(capacity::run(args)),
         Command::Doctor(args) => read::finish(doctor::run(args)),
         Command::Snapshot(args) => read::finish(save::run(args)),
         Command::Explain(args) => read::finish(explain::run(args)),

@@ -14,6 +14,12 @@ pub enum Code {
     Bl0301,
     /// Node ENIs differ from the launch template.
     Bl0302,
+    /// No more pods fit.
+    Bl0501,
+    /// kubelet takes more pods than there can be addresses.
+    Bl0502,
+    /// Free addresses, and no whole `/28`.
+    Bl0503,
 }
 
 /// No finding has this code.
@@ -26,7 +32,14 @@ pub struct UnknownCode {
 
 impl Code {
     /// All codes.
-    pub const ALL: [Code; 3] = [Code::Bl0108, Code::Bl0301, Code::Bl0302];
+    pub const ALL: [Code; 6] = [
+        Code::Bl0108,
+        Code::Bl0301,
+        Code::Bl0302,
+        Code::Bl0501,
+        Code::Bl0502,
+        Code::Bl0503,
+    ];
 
     /// One line.
     pub fn title(self) -> &'static str {
@@ -34,6 +47,9 @@ impl Code {
             Code::Bl0108 => "settings live only in the DaemonSet",
             Code::Bl0301 => "the ENIs of one node do not carry the same security groups",
             Code::Bl0302 => "a node's ENIs differ from its launch template",
+            Code::Bl0501 => "the first ceiling of capacity is reached",
+            Code::Bl0502 => "max-pods is larger than the addresses that the node can have",
+            Code::Bl0503 => "/28 prefixes do not fit into the subnet",
         }
     }
 
@@ -43,6 +59,9 @@ impl Code {
             Code::Bl0108 => include_str!("../../../docs/findings/BL0108.md"),
             Code::Bl0301 => include_str!("../../../docs/findings/BL0301.md"),
             Code::Bl0302 => include_str!("../../../docs/findings/BL0302.md"),
+            Code::Bl0501 => include_str!("../../../docs/findings/BL0501.md"),
+            Code::Bl0502 => include_str!("../../../docs/findings/BL0502.md"),
+            Code::Bl0503 => include_str!("../../../docs/findings/BL0503.md"),
         }
     }
 }
@@ -53,6 +72,9 @@ impl fmt::Display for Code {
             Code::Bl0108 => "BL0108",
             Code::Bl0301 => "BL0301",
             Code::Bl0302 => "BL0302",
+            Code::Bl0501 => "BL0501",
+            Code::Bl0502 => "BL0502",
+            Code::Bl0503 => "BL0503",
         })
     }
 }

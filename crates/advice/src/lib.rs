@@ -5,6 +5,7 @@
 //! an edit that was tried on the model: its verdict and its blast radius are computed, not promised.
 
 pub mod advise;
+pub mod capacity;
 pub mod code;
 pub mod command;
 pub mod drift;

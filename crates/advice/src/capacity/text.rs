@@ -1,0 +1,233 @@
+//! The answer for people.
+
+use std::fmt::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{ContentArrangement, Table, presets};
+
+use crate::finding::Severity;
+
+use super::findings::full_node;
+use super::{Added, Capacity, Ceiling, NodeCapacity, Verdict};
+
+const BOLD: Style = Style::new().bold();
+const GOOD: Style = AnsiColor::Green.on_default().bold();
+const WARN: Style = AnsiColor::Yellow.on_default().bold();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// The most nodes that get a row.
+const ROWS: usize = 30;
+
+/// Renders for people; colours are ANSI sequences.
+pub fn render(capacity: &Capacity) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    let (style, word) = match capacity.verdict {
+        Verdict::Room => (GOOD, "ROOM"),
+        Verdict::Fits => (GOOD, "FITS"),
+        Verdict::Full => (BAD, "FULL"),
+        Verdict::DoesNotFit => (BAD, "DOES NOT FIT"),
+        Verdict::Unknown => (WARN, "UNKNOWN"),
+    };
+    let cluster = capacity.cluster.as_deref().map(|c| format!("  {c}"));
+    writeln!(
+        out,
+        "{style}{word}{style:#}{}  {}",
+        cluster.unwrap_or_default(),
+        binds(capacity)
+    )?;
+    writeln!(
+        out,
+        "  {} with an address of their own on {}, {} wait for one; room for {} more",
+        plural(capacity.pods, "pod"),
+        plural(super::frame::count(&capacity.nodes), "node"),
+        capacity.waiting,
+        capacity.room
+    )?;
+    if !capacity.unknown.is_empty() {
+        writeln!(out, "\n  Not known, and needed:")?;
+        for need in &capacity.unknown {
+            writeln!(out, "    {need}")?;
+        }
+    }
+    if !capacity.nodes.is_empty() {
+        table(&mut out, nodes(capacity))?;
+    }
+    if !capacity.subnets.is_empty() {
+        table(&mut out, subnets(capacity))?;
+        for subnet in &capacity.subnets {
+            if let Some(told) = subnet.told {
+                writeln!(
+                    out,
+                    "   {}: EC2 counts {told} free addresses, the interfaces that it lists leave {}",
+                    subnet.subnet, subnet.free
+                )?;
+            }
+        }
+    }
+    if let Some(added) = &capacity.added {
+        self::added(&mut out, added)?;
+    }
+    for finding in &capacity.findings {
+        let (style, word) = match finding.severity {
+            Severity::Error => (BAD, "error"),
+            Severity::Warning => (WARN, "warning"),
+        };
+        writeln!(
+            out,
+            "\n{style}{word}[{}]{style:#}: {BOLD}{}{BOLD:#}",
+            finding.code, finding.title
+        )?;
+        for section in &finding.sections {
+            writeln!(out, "  ┌─ {}", section.source)?;
+            for line in section.lines.iter().take(ROWS) {
+                writeln!(out, "  │  {line}")?;
+            }
+        }
+        writeln!(out, "  └─ branchline explain {}", finding.code)?;
+    }
+    writeln!(out)?;
+    for line in &capacity.not_checked {
+        writeln!(out, "  not checked: {line}")?;
+    }
+    Ok(out)
+}
+
+fn binds(capacity: &Capacity) -> String {
+    if let Some(added) = capacity.added.as_ref().filter(|a| !a.fits()) {
+        return match added.binds {
+            Some(ceiling) => format!("binds first: {}", ceiling.label()),
+            None => "no node takes pods".to_owned(),
+        };
+    }
+    match capacity.binds {
+        Some(ceiling) => format!("binds first: {}", ceiling.label()),
+        None => "no node is known".to_owned(),
+    }
+}
+
+fn table(out: &mut String, table: Table) -> fmt::Result {
+    writeln!(out)?;
+    for line in table.to_string().lines() {
+        writeln!(out, "   {}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn empty(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.to_vec());
+    table
+}
+
+fn nodes(capacity: &Capacity) -> Table {
+    let mut table = empty(&[
+        "node",
+        "type",
+        "pods",
+        "wait",
+        "max-pods",
+        "ENI × IP",
+        "branch",
+        "subnet",
+        "room",
+        "binds first",
+    ]);
+    let dash = |n: Option<u32>| n.map_or_else(|| "–".to_owned(), |n| n.to_string());
+    // The fullest first: they are what is asked about.
+    let mut rows: Vec<&NodeCapacity> = capacity.nodes.iter().collect();
+    rows.sort_by_key(|n| (std::cmp::Reverse(n.short), n.room));
+    for node in rows.iter().take(ROWS) {
+        let labels: Vec<&str> = node.binds.iter().map(|c| c.label()).collect();
+        let branch = node
+            .branches
+            .map(|max| format!("{}/{max}", node.branch_pods));
+        table.add_row([
+            node.node.clone(),
+            match node.prefixes {
+                true => format!("{} /28", node.instance_type),
+                false => node.instance_type.clone(),
+            },
+            node.pods.to_string(),
+            node.waiting.to_string(),
+            dash(node.max_pods),
+            node.interfaces.to_string(),
+            branch.unwrap_or_else(|| "–".to_owned()),
+            match node.subnet < node.interfaces {
+                true => node.subnet.to_string(),
+                false => "enough".to_owned(),
+            },
+            match node.closed {
+                Some(why) => why.to_owned(),
+                None => node.room.to_string(),
+            },
+            labels.join(" = "),
+        ]);
+    }
+    if capacity.nodes.len() > ROWS {
+        table.add_row([format!("… {} more nodes", capacity.nodes.len() - ROWS)]);
+    }
+    table
+}
+
+fn subnets(capacity: &Capacity) -> Table {
+    let mut table = empty(&["subnet", "range", "free", "free /28s", "nodes"]);
+    for subnet in &capacity.subnets {
+        table.add_row([
+            subnet.subnet.to_string(),
+            subnet.cidr.clone(),
+            subnet.free.to_string(),
+            subnet.blocks.to_string(),
+            subnet.nodes.to_string(),
+        ]);
+    }
+    table
+}
+
+fn added(out: &mut String, added: &Added) -> fmt::Result {
+    writeln!(out, "\n  {BOLD}To add{BOLD:#}")?;
+    for placed in &added.wishes {
+        let branch = if placed.wish.branch {
+            " with branch ENIs"
+        } else {
+            ""
+        };
+        let stops = placed.binds.map(|c| format!("; stopped by {}", c.label()));
+        writeln!(
+            out,
+            "    {}  {} of {} pods{branch} fit{}",
+            placed.wish.name,
+            placed.fit,
+            placed.wish.count,
+            stops.unwrap_or_default()
+        )?;
+    }
+    for new in &added.new_nodes {
+        match (new.nodes, new.binds) {
+            (Some(nodes), _) => writeln!(
+                out,
+                "    {} of {} more would take the rest",
+                plural(nodes, "node"),
+                new.instance_type
+            )?,
+            (None, binds) => writeln!(
+                out,
+                "    no number of {} would take the rest: {}",
+                new.instance_type,
+                binds.map_or("no node starts", Ceiling::label)
+            )?,
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn plural(n: u32, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// A node's ceiling in a sentence, for `status`.
+pub fn sentence(capacity: &Capacity, node: &str) -> Option<String> {
+    let row = capacity.nodes.iter().find(|n| n.node == node)?;
+    Some(full_node(capacity, row))
+}
