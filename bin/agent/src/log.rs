@@ -1,11 +1,18 @@
-//! The log in upstream's form: one JSON object per line with `level`, `ts`, `caller`, `msg`, and
-//! the event's own fields after them. A log that cannot be written never stops the agent.
+//! The log in upstream's form and place: one JSON object per line with `level`, `ts`, `caller`,
+//! `msg`, and the event's own fields after them. A log that cannot be written never stops the agent.
+//!
+//! At 100 MB the file is renamed to `ipamd-TIME.log`, and five of these are kept, as upstream does;
+//! they are not compressed. A warning that repeats is written once a minute ([`flood`]).
+
+mod flood;
 
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use settings::{LogFile, LogLevel, Logs};
@@ -15,8 +22,19 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry};
 
-/// Upstream rotates at 100 MB and keeps five; one predecessor is kept here.
+use flood::{Flood, Place, Verdict};
+
+/// Upstream rotates at this size and keeps this many old files.
 const ROTATE_AT: u64 = 100 << 20;
+const KEEP: usize = 5;
+
+/// Lines left out since the start, for the metrics.
+static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
+
+/// How many warnings were left out since the start because they repeat.
+pub(crate) fn left_out() -> u64 {
+    LEFT_OUT.load(Ordering::Relaxed)
+}
 
 /// Starts logging where the settings say; to standard error when that is not possible.
 pub(crate) fn start(logs: &Logs) {
@@ -35,6 +53,7 @@ pub(crate) fn start(logs: &Logs) {
                     path: path.clone(),
                     file,
                     written,
+                    rotate_at: ROTATE_AT,
                 },
                 None,
             ),
@@ -44,7 +63,10 @@ pub(crate) fn start(logs: &Logs) {
     let layer = Lines {
         level,
         in_file: matches!(sink, Sink::File { .. }),
-        sink: Mutex::new(sink),
+        state: Mutex::new(State {
+            sink,
+            flood: Flood::default(),
+        }),
     };
     if Registry::default().with(layer).try_init().is_err() {
         return;
@@ -67,9 +89,10 @@ enum Sink {
     Stdout,
     Stderr,
     File {
-        path: std::path::PathBuf,
+        path: PathBuf,
         file: File,
         written: u64,
+        rotate_at: u64,
     },
 }
 
@@ -83,8 +106,9 @@ impl Sink {
                 path,
                 file,
                 written,
+                rotate_at,
             } => {
-                if *written > ROTATE_AT
+                if *written > *rotate_at
                     && rotate(path).is_ok()
                     && let Ok((fresh, length)) = open(path)
                 {
@@ -97,16 +121,57 @@ impl Sink {
     }
 }
 
+/// Renames the file to `<stem>-<time>.<extension>`, upstream's pattern, and removes the oldest of
+/// these beyond [`KEEP`].
 fn rotate(path: &Path) -> io::Result<()> {
-    let mut old = path.as_os_str().to_owned();
-    old.push(".1");
-    std::fs::rename(path, old)
+    let part = |part: Option<&std::ffi::OsStr>| {
+        part.map(|p| p.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    };
+    let stem = part(path.file_stem());
+    let extension = match part(path.extension()) {
+        none if none.is_empty() => none,
+        some => format!(".{some}"),
+    };
+    let now = format!("{:.3}", Timestamp::now())
+        .replace(':', "-")
+        .replace('Z', "");
+    std::fs::rename(
+        path,
+        path.with_file_name(format!("{stem}-{now}{extension}")),
+    )?;
+    let prefix = format!("{stem}-");
+    let mut old: Vec<PathBuf> = std::fs::read_dir(path.parent().unwrap_or(Path::new("/")))?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|at| {
+            at.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with(&prefix))
+        })
+        .collect();
+    old.sort();
+    let beyond = old.len().saturating_sub(KEEP);
+    old[..beyond].iter().try_for_each(std::fs::remove_file)
 }
 
 struct Lines {
     level: Level,
     in_file: bool,
-    sink: Mutex<Sink>,
+    state: Mutex<State>,
+}
+
+struct State {
+    sink: Sink,
+    flood: Flood,
+}
+
+impl State {
+    fn write(&mut self, level: Level, line: &str, in_file: bool) {
+        // What matters is also where `kubectl logs` finds it; the rest is in the file only.
+        if level <= Level::WARN && in_file {
+            let _ = io::stderr().write_all(line.as_bytes());
+        }
+        self.sink.write(line);
+    }
 }
 
 impl<S: Subscriber> Layer<S> for Lines {
@@ -122,34 +187,55 @@ impl<S: Subscriber> Layer<S> for Lines {
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let line = line(event, Timestamp::now());
-        // What matters is also where `kubectl logs` finds it; the rest is in the file only.
-        if *event.metadata().level() <= Level::WARN && self.in_file {
-            let _ = io::stderr().write_all(line.as_bytes());
+        let level = *event.metadata().level();
+        let place = place(event.metadata());
+        let body = body(event);
+        let (now, wall) = (Instant::now(), Timestamp::now());
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = match level <= Level::WARN {
+            true => state.flood.pass(place, &body, now),
+            false => Verdict::Written { left_out: 0 },
+        };
+        // Warnings whose minute ended after they came again: their counts are not lost.
+        for (place, body, left_out) in state.flood.over(now) {
+            let line = line(place, &body, left_out, wall);
+            state.write(place.2, &line, self.in_file);
         }
-        self.sink
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .write(&line);
+        match verdict {
+            Verdict::Written { left_out } => {
+                let line = line(place, &body, left_out, wall);
+                state.write(level, &line, self.in_file);
+            }
+            Verdict::LeftOut => {
+                LEFT_OUT.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 }
 
-fn line(event: &Event<'_>, now: Timestamp) -> String {
-    let metadata = event.metadata();
-    let level = metadata.level().as_str().to_ascii_lowercase();
+fn place(metadata: &'static Metadata<'static>) -> Place {
     let file = metadata
         .file()
         .map_or("", |file| file.rsplit("src/").next().unwrap_or(file));
+    (file, metadata.line().unwrap_or(0), *metadata.level())
+}
+
+/// The message and the event's own fields.
+fn body(event: &Event<'_>) -> String {
     let mut fields = Fields::default();
     event.record(&mut fields);
-    let mut line = format!(
-        "{{\"level\":\"{level}\",\"ts\":\"{now:.3}\",\"caller\":\"{file}:{}\",\"msg\":{}",
-        metadata.line().unwrap_or(0),
-        quoted(&fields.message)
-    );
-    line.push_str(&fields.rest);
-    line.push_str("}\n");
-    line
+    format!("\"msg\":{}{}", quoted(&fields.message), fields.rest)
+}
+
+fn line((file, at, level): Place, body: &str, left_out: u32, now: Timestamp) -> String {
+    let level = level.as_str().to_ascii_lowercase();
+    let repeated = match left_out {
+        0 => String::new(),
+        n => format!(",\"repeated\":{n}"),
+    };
+    format!(
+        "{{\"level\":\"{level}\",\"ts\":\"{now:.3}\",\"caller\":\"{file}:{at}\",{body}{repeated}}}\n"
+    )
 }
 
 #[derive(Default)]
@@ -194,4 +280,108 @@ impl Visit for Fields {
 
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a file holds after events, line by line.
+    fn written(dir: &Path, level: Level, events: impl FnOnce()) -> Vec<serde_json::Value> {
+        let path = dir.join("ipamd.log");
+        let (file, written) = open(&path).unwrap();
+        let sink = Sink::File {
+            path: path.clone(),
+            file,
+            written,
+            rotate_at: ROTATE_AT,
+        };
+        let layer = Lines {
+            level,
+            in_file: false,
+            state: Mutex::new(State {
+                sink,
+                flood: Flood::default(),
+            }),
+        };
+        tracing::subscriber::with_default(Registry::default().with(layer), events);
+        let text = std::fs::read_to_string(&path).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_line_has_upstreams_keys_and_the_events_fields() {
+        let dir = tempfile::tempdir().unwrap();
+        let lines = written(dir.path(), Level::DEBUG, || {
+            tracing::info!(eni = "eni-1", n = 3, ok = true, "a \"b\"\n");
+            tracing::debug!(target: "hyper", "libraries speak when something is wrong");
+        });
+        assert_eq!(lines.len(), 1);
+        let line = &lines[0];
+        assert_eq!(
+            (&line["level"], &line["msg"]),
+            (&"info".into(), &"a \"b\"\n".into())
+        );
+        assert_eq!(
+            (&line["eni"], &line["n"], &line["ok"]),
+            (&"eni-1".into(), &3.into(), &true.into())
+        );
+        let ts = line["ts"].as_str().unwrap();
+        assert!(ts.len() == 24 && ts.ends_with('Z'), "{ts}");
+        assert!(
+            line["caller"].as_str().unwrap().starts_with("log.rs:"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn a_warning_that_repeats_is_written_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = left_out();
+        let lines = written(dir.path(), Level::INFO, || {
+            for pod in 0..100 {
+                tracing::warn!(subnet = "subnet-1", "no free address");
+                tracing::info!(pod, "a pod");
+                tracing::debug!("not at this level");
+            }
+        });
+        let warnings = lines.iter().filter(|line| line["level"] == "warn").count();
+        assert_eq!((warnings, lines.len()), (1, 101));
+        assert!(left_out() - before >= 99);
+    }
+
+    #[test]
+    fn a_full_file_is_renamed_and_five_old_ones_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ipamd.log");
+        for day in 1..=6 {
+            let old = format!("ipamd-2026-01-0{day}T00-00-00.000.log");
+            std::fs::write(dir.path().join(old), "old").unwrap();
+        }
+        std::fs::write(dir.path().join("plugin.log"), "another's").unwrap();
+        let (file, written) = open(&path).unwrap();
+        let mut sink = Sink::File {
+            path: path.clone(),
+            file,
+            written,
+            rotate_at: 10,
+        };
+        for line in ["0123456789\n", "next\n"] {
+            sink.write(line);
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "next\n");
+        let names = std::fs::read_dir(dir.path()).unwrap();
+        let mut names: Vec<String> = names
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with("ipamd-"))
+            .collect();
+        names.sort();
+        assert_eq!(names.len(), KEEP);
+        assert_eq!(names[0], "ipamd-2026-01-03T00-00-00.000.log");
+        let newest = dir.path().join(names.last().unwrap());
+        assert_eq!(std::fs::read_to_string(newest).unwrap(), "0123456789\n");
+        assert!(dir.path().join("plugin.log").exists());
+    }
 }

@@ -28,6 +28,12 @@ impl Metrics {
         if let Some(counts) = &seen.cluster {
             cluster(page, counts);
         }
+        page.value(
+            "branchline_log_lines_left_out_total",
+            "counter",
+            "Warnings that the log has not because they repeat",
+            crate::log::left_out(),
+        );
         let name = "branchline_build_info";
         page.head(name, "gauge", "The build");
         page.line(name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
