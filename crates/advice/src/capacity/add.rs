@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use serde::Serialize;
+use vpc::facts::SubnetId;
 
 use super::frame::{Frame, HOST_PODS, Rooms};
 use super::{Ceiling, Counted};
@@ -96,6 +97,8 @@ pub struct Placed {
 pub struct NewNodes {
     /// The type.
     pub instance_type: String,
+    /// Where their interfaces would be.
+    pub subnets: Vec<SubnetId>,
     /// How many; `None`: no number of them suffices.
     pub nodes: Option<u32>,
     /// What stops at that number, where none suffices.
@@ -214,24 +217,26 @@ fn put(nodes: &mut [Filling], rooms: &mut Rooms, branch: bool, count: u32) -> u3
     fit
 }
 
-/// How many more nodes of each type that there is would take the rest.
+/// How many more nodes, of each type in each place that there is, would take the rest.
 fn more_nodes(counted: &[Counted], rooms: &Rooms, placed: &[Placed]) -> Vec<NewNodes> {
-    let mut types: BTreeMap<&str, &Counted> = BTreeMap::new();
+    let mut kinds: BTreeMap<(&str, &[SubnetId]), &Counted> = BTreeMap::new();
     for one in counted {
-        types.entry(&one.row.instance_type).or_insert(one);
+        let kind = (one.row.instance_type.as_str(), one.frame.subnets.as_slice());
+        kinds.entry(kind).or_insert(one);
     }
-    let answer = |(name, like): (&str, &Counted)| {
+    let answer = |((name, subnets), like): ((&str, &[SubnetId]), &Counted)| {
         let (nodes, binds) = match needed(like, rooms.clone(), placed) {
             Ok(nodes) => (Some(nodes), None),
             Err(ceiling) => (None, Some(ceiling)),
         };
         NewNodes {
             instance_type: name.to_owned(),
+            subnets: subnets.to_vec(),
             nodes,
             binds,
         }
     };
-    types.into_iter().map(answer).collect()
+    kinds.into_iter().map(answer).collect()
 }
 
 fn needed(like: &Counted, mut rooms: Rooms, placed: &[Placed]) -> Result<u32, Ceiling> {

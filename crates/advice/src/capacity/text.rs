@@ -204,17 +204,17 @@ fn added(out: &mut String, added: &Added) -> fmt::Result {
         )?;
     }
     for new in &added.new_nodes {
+        let subnets: Vec<&str> = new.subnets.iter().map(|s| s.as_str()).collect();
+        let kind = format!("{} in {}", new.instance_type, subnets.join(", "));
         match (new.nodes, new.binds) {
             (Some(nodes), _) => writeln!(
                 out,
-                "    {} of {} more would take the rest",
-                plural(nodes, "node"),
-                new.instance_type
+                "    {} more of {kind} would take the rest",
+                plural(nodes, "node")
             )?,
             (None, binds) => writeln!(
                 out,
-                "    no number of {} would take the rest: {}",
-                new.instance_type,
+                "    no number of {kind} would take the rest: {}",
                 binds.map_or("no node starts", Ceiling::label)
             )?,
         }
