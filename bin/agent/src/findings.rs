@@ -40,8 +40,9 @@ pub(crate) struct Findings {
 impl Findings {
     /// Something of the node's own was changed by somebody, and put right. `kind` is a label of a
     /// metric: one of a few words (`rule`, `route`, `link`, `neighbour`, `sysctl` …).
-    pub(crate) fn repaired(&mut self, kind: &'static str, what: String, now: Millis) {
-        *self.repairs.entry(kind).or_default() += 1;
+    /// `count` of them at once; `what` names the first.
+    pub(crate) fn repaired(&mut self, kind: &'static str, count: u64, what: String, now: Millis) {
+        *self.repairs.entry(kind).or_default() += count;
         let repair = Repair {
             at: time(now),
             kind: kind.to_owned(),
@@ -144,7 +145,7 @@ mod tests {
     fn the_last_findings_are_kept_and_all_are_counted() {
         let mut findings = Findings::default();
         for n in 0..30_u64 {
-            findings.repaired("rule", format!("rule {n}"), Millis(n * 1000));
+            findings.repaired("rule", 1, format!("rule {n}"), Millis(n * 1000));
         }
         let told = findings.repairs();
         assert_eq!((told.counts["rule"], told.recent.len()), (30, KEPT));

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use ec2::imds::Imds;
 use kernel::{NetNs, Socket, sysctl};
+use nodenet::LinkName;
 use settings::Settings;
 
 use crate::install;
+use crate::repair::loose_source_check;
 
 /// The reference plugins lie in this directory beside the agent.
 const REFERENCE: &str = "cni";
@@ -26,8 +28,8 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
     let beside = program.parent().context("this program has no directory")?;
     copy_plugins(beside, &program, &settings.paths.cni_bin)?;
     let link = primary_link()?;
-    // Replies to node ports come back by another interface than their requests went in by.
-    set(&format!("ipv4/conf/{link}/rp_filter"), "2")?;
+    let (key, value) = loose_source_check(&link);
+    set(&key, &value)?;
     let early_demux = if settings.disable_tcp_early_demux {
         "0"
     } else {
@@ -79,7 +81,7 @@ fn programs(dir: &Path, program: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// The name of the link that has the primary interface's MAC.
-fn primary_link() -> anyhow::Result<String> {
+fn primary_link() -> anyhow::Result<LinkName> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -93,7 +95,7 @@ fn primary_link() -> anyhow::Result<String> {
              node's own network namespace (hostNetwork)?"
         )
     })?;
-    Ok(link.link.name.as_str().to_owned())
+    Ok(link.link.name)
 }
 
 async fn primary_mac() -> anyhow::Result<String> {

@@ -19,6 +19,7 @@ mod links;
 mod log;
 mod metrics;
 mod owner;
+mod repair;
 mod rpc;
 mod run;
 mod show;

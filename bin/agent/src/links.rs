@@ -59,8 +59,13 @@ impl Links {
         Ok(())
     }
 
-    /// One secondary interface, as soon as its link is there.
-    pub(crate) async fn set_up(&self, call: &Call, subnet: Ipv4Net) -> Result<(), Failure> {
+    /// One secondary interface, as soon as its link is there; returns what is laid. `None` for other
+    /// calls.
+    pub(crate) async fn set_up(
+        &self,
+        call: &Call,
+        subnet: Ipv4Net,
+    ) -> Result<Option<EniFacts>, Failure> {
         let Call::SetUp {
             eni,
             mac,
@@ -69,7 +74,7 @@ impl Links {
             ..
         } = call
         else {
-            return Ok(());
+            return Ok(None);
         };
         let mac = nodenet::Mac(mac.0);
         let link = self.appears(mac).await?;
@@ -83,11 +88,12 @@ impl Links {
             subnet,
             trunk: false,
         };
-        self.lay(Some(facts)).map_err(|error| Failure {
+        self.lay(Some(facts.clone())).map_err(|error| Failure {
             action: "interface set-up",
             kind: FailureKind::Rejected,
             message: format!("{error:#}"),
-        })
+        })?;
+        Ok(Some(facts))
     }
 
     async fn appears(&self, mac: nodenet::Mac) -> Result<LinkName, Failure> {

@@ -18,6 +18,7 @@ use crate::boot::Node;
 use crate::findings::Findings;
 use crate::kubernetes::{News, Voice};
 use crate::metrics::{Metrics, Seen};
+use crate::repair::{self, Repairer};
 use crate::store::{Recovered, Store};
 use crate::{install, rpc, show};
 
@@ -61,6 +62,10 @@ pub(crate) enum Message {
     Imds(BTreeMap<EniId, ImdsEni>),
     Done(OpId, Box<Call>, Result<Answer, Failure>),
     Cluster(News),
+    /// The kernel's network changed.
+    Network(Vec<kernel::Change>),
+    /// An interface is set up in the kernel.
+    Laid(Box<nodenet::EniFacts>),
 }
 
 /// The node, for the policy agent.
@@ -127,6 +132,10 @@ pub(crate) struct Owner {
     metrics: Metrics,
     /// What was found and put right, or not; for metrics and `/state`.
     pub(crate) findings: Findings,
+    /// Keeps the kernel's network as it must be.
+    repairer: Repairer,
+    /// Interfaces that are set up in the kernel, by id.
+    laid: BTreeMap<String, nodenet::EniFacts>,
     voice: Voice,
     askers: HashMap<Ticket, Asker>,
     next_ticket: u64,
@@ -151,6 +160,7 @@ impl Owner {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let wall = Millis(0).after(wall);
+        let repairer = Repairer::new(settings.repair);
         let voice = Voice::start(&settings, &to_self, wall);
         Self {
             pool,
@@ -159,6 +169,8 @@ impl Owner {
             node: None,
             metrics,
             findings: Findings::default(),
+            repairer,
+            laid: BTreeMap::new(),
             voice,
             askers: HashMap::new(),
             next_ticket: 0,
@@ -194,6 +206,7 @@ impl Owner {
             let wake = self.wake;
             let save = self.save_at();
             let tell = self.tell_at();
+            let repair = self.repair_at();
             tokio::select! {
                 biased;
                 () = &mut end => break,
@@ -207,6 +220,7 @@ impl Owner {
                 }
                 () = until(save) => self.save(),
                 () = until(tell) => self.tell_who_waits(),
+                () = until(repair) => self.repair(),
             }
             if self.pool.not_ready().is_none() {
                 let with_api_server = self.voice.is_connected();
@@ -251,10 +265,21 @@ impl Owner {
             Message::Booted(node) => {
                 self.metrics.identified(self.anchor.0.elapsed(), true);
                 let facts = node.facts.clone();
+                let primary = node.links.primary.clone();
+                self.laid.insert(primary.id.clone(), primary);
+                repair::watch(self.to_self.clone());
                 self.node = Some(*node);
                 self.feed(Event::Node(facts));
             }
             Message::Imds(seen) => self.feed(Event::Imds(seen)),
+            Message::Network(changes) => {
+                let (facts, now) = (self.network(), self.now());
+                self.repairer.saw(&changes, &facts, now);
+            }
+            Message::Laid(eni) => {
+                self.laid.insert(eni.id.clone(), *eni);
+                self.repairer.wish(self.now());
+            }
             Message::Cluster(news) => {
                 if let Some(event) = self.voice.heard(news) {
                     self.feed(event);
@@ -471,7 +496,16 @@ impl Owner {
                         cloud.subnet_cidr(subnet).await
                     };
                     match cidr {
-                        Ok(cidr) => links.set_up(&call, cidr).await.map(|()| Answer::Done),
+                        Ok(cidr) => match links.set_up(&call, cidr).await {
+                            Ok(laid) => {
+                                let laid = laid.map(|eni| Message::Laid(Box::new(eni)));
+                                if let Some(laid) = laid {
+                                    let _ = to.send(laid).await;
+                                }
+                                Ok(Answer::Done)
+                            }
+                            Err(failure) => Err(failure),
+                        },
                         Err(error) => Err(Failure {
                             action: "DescribeSubnets",
                             kind: FailureKind::Rejected,
@@ -484,6 +518,25 @@ impl Owner {
             // The owner is gone only when the agent ends.
             let _ = to.send(Message::Done(op, Box::new(call), result)).await;
         });
+    }
+
+    /// What the node's network must be.
+    fn network(&self) -> repair::Facts {
+        let settings = self.node.as_ref().map(|node| &node.links.settings);
+        settings.map_or_else(repair::Facts::default, |settings| {
+            repair::Facts::of(&self.pool, &self.laid, settings)
+        })
+    }
+
+    /// When the kernel's network is compared next; not before EC2 has said whose addresses there are.
+    fn repair_at(&self) -> Option<Instant> {
+        let known = self.node.is_some() && self.pool.not_ready().is_none();
+        known.then(|| Instant::now() + self.repairer.due().since(self.now()))
+    }
+
+    fn repair(&mut self) {
+        let (facts, now) = (self.network(), self.now());
+        self.repairer.look(&facts, now, &mut self.findings);
     }
 
     fn install_when_ready(&mut self) {

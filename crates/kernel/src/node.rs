@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use nodenet::{Diff, NodeNet, Step, TableId};
 
-use crate::netlink::Socket;
+use crate::netlink::{LinkState, Socket};
 use crate::{Error, NetNs, Result};
 
 /// Reads links, IPv4 addresses, permanent neighbours, routes of all tables and rules of a
@@ -28,19 +28,19 @@ pub fn read_with(socket: &mut Socket) -> Result<NodeNet> {
     })
 }
 
-/// Like [`read_with`], with the routes of these tables only: other programs may have thousands
-/// elsewhere.
+/// Like [`read_with`], with links that were listed already, and the routes of these tables only:
+/// other programs may have thousands elsewhere.
 pub fn read_tables(
     socket: &mut Socket,
+    links: &[LinkState],
     tables: impl IntoIterator<Item = TableId>,
 ) -> Result<NodeNet> {
     let mut routes = BTreeSet::new();
     for table in tables {
         routes.extend(socket.routes_of(table)?);
     }
-    let links = socket.links()?.into_iter().map(|state| state.link);
     Ok(NodeNet {
-        links: links.collect(),
+        links: links.iter().map(|state| state.link.clone()).collect(),
         addrs: socket.addrs()?.into_iter().collect(),
         neighbours: socket.neighbours()?.into_iter().collect(),
         routes,

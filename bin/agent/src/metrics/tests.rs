@@ -243,7 +243,7 @@ fn what_happens_is_counted() {
     });
     metrics.called(&pool, &call, &denied);
     findings.called(&call, denied.as_ref().err(), Millis(5_000));
-    findings.repaired("rule", "1536 from 10.0.1.7".to_owned(), Millis(6_000));
+    findings.repaired("rule", 1, "1536 from 10.0.1.7".to_owned(), Millis(6_000));
     findings.released(
         &Pod::default(),
         Ipv4Addr::LOCALHOST,

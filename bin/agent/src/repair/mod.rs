@@ -1,0 +1,536 @@
+//! Kernel drift: what of the node's network is ours is put right when somebody changes it.
+//!
+//! Other programs configure the same node: NetworkManager flushes rules, udev renames links and
+//! gives them addresses, an operator cleans up. The kernel tells every change ([`watch`]); what
+//! concerns something of ours makes the owner of the pool look: links, addresses, routes and rules
+//! are read, compared with what [`nodenet::compile`] says they must be, and the difference is
+//! applied. Foreign things are never touched ([`nodenet::Owned`]), nor is an address of which the
+//! pool does not know for sure whose it is.
+//!
+//! A look happens between two messages of the owner, so no pod can be released while it lasts: what
+//! is added belongs to a pod that has its lease, and its DEL, which takes it away, comes later.
+
+mod facts;
+mod fights;
+mod identity;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ipam::Millis;
+use kernel::{Change, Socket, node};
+use nodenet::{Link, NodeFacts, NodeNet, Owned, Step, TableId};
+
+use crate::findings::Findings;
+pub(crate) use facts::Facts;
+use facts::{Leased, veth};
+use fights::Fights;
+use identity::{Amiss, Known, Sorted};
+pub(crate) use settings::loose_source_check;
+pub(crate) use watch::watch;
+
+/// Between two looks, so that a storm of changes does not become a storm of looks.
+const APART: Duration = Duration::from_millis(200);
+/// A look without a reason: for what the kernel does not tell, and to remove leftovers.
+const SAFETY_NET: Duration = Duration::from_secs(300);
+/// Until what could not be repaired is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// What is repaired, as metrics and `/state` call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Link,
+    Mtu,
+    Rename,
+    Mac,
+    Address,
+    Neighbour,
+    Route,
+    Rule,
+    Sysctl,
+}
+
+impl Kind {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Link => "link",
+            Self::Mtu => "mtu",
+            Self::Rename => "rename",
+            Self::Mac => "mac",
+            Self::Address => "address",
+            Self::Neighbour => "neighbour",
+            Self::Route => "route",
+            Self::Rule => "rule",
+            Self::Sysctl => "sysctl",
+        }
+    }
+
+    fn of(step: &Step) -> Self {
+        match step {
+            Step::SetMtu { .. } => Self::Mtu,
+            Step::SetUp { .. } => Self::Link,
+            Step::AddAddr(_) | Step::DelAddr(_) => Self::Address,
+            Step::PutNeighbour(_) | Step::DelNeighbour(_) => Self::Neighbour,
+            Step::PutRoute { .. } | Step::DelRoute(_) => Self::Route,
+            Step::AddRule(_) | Step::DelRule(_) => Self::Rule,
+        }
+    }
+}
+
+/// Compares and repairs, and remembers which link is which and who fights back.
+#[derive(Debug)]
+pub(crate) struct Repairer {
+    /// `BRANCHLINE_REPAIR`; otherwise differences are told only.
+    enabled: bool,
+    known: Known,
+    fights: Fights,
+    last: Option<Millis>,
+    wish: Option<Millis>,
+    /// The settings under /proc/sys are compared at the next look.
+    settings_too: bool,
+}
+
+/// What one look did.
+#[derive(Debug, Default)]
+struct Round {
+    done: Vec<(Kind, String)>,
+    failing: BTreeMap<String, String>,
+    /// Objects that are left alone from now on, and for how long.
+    fought: Vec<(String, Duration)>,
+    again: Option<Millis>,
+}
+
+impl Round {
+    fn fails(&mut self, what: String, why: impl Into<String>) {
+        self.failing.insert(what, why.into());
+    }
+
+    fn again_at(&mut self, at: Millis) {
+        self.again = Some(self.again.map_or(at, |other| other.min(at)));
+    }
+}
+
+impl Repairer {
+    pub(crate) fn new(enabled: bool) -> Self {
+        Self {
+            enabled,
+            known: Known::default(),
+            fights: Fights::default(),
+            last: None,
+            wish: None,
+            settings_too: true,
+        }
+    }
+
+    /// When to look next.
+    pub(crate) fn due(&self) -> Millis {
+        let Some(last) = self.last else {
+            return Millis(0);
+        };
+        let net = last.after(SAFETY_NET);
+        self.wish
+            .map_or(net, |wish| wish.max(last.after(APART)).min(net))
+    }
+
+    /// To look at `at` or before.
+    pub(crate) fn wish(&mut self, at: Millis) {
+        self.wish = Some(self.wish.map_or(at, |other| other.min(at)));
+    }
+
+    /// The kernel told changes: those that may concern something of ours make a look due.
+    pub(crate) fn saw(&mut self, changes: &[Change], facts: &Facts, now: Millis) {
+        for change in changes {
+            if let Change::Link(state) = change {
+                self.known.learn(state, &facts.settings.veth_prefix);
+            }
+        }
+        let current = NodeFacts {
+            enis: self.current(facts),
+            ..facts.node()
+        };
+        // Of a link what counts is how it is after all changes.
+        let mut links = BTreeMap::new();
+        let mut wanted = None;
+        for change in changes {
+            let at = match change {
+                Change::Link(state) => {
+                    links.insert(state.index, state);
+                    None
+                }
+                Change::LinkGone { index, .. } => {
+                    links.remove(index);
+                    self.known.forget(*index);
+                    self.known.is_eni(*index).then_some(now)
+                }
+                Change::Missed => {
+                    self.settings_too = true;
+                    Some(now)
+                }
+                Change::Settings { index } => {
+                    let primary = facts.primary().and_then(|eni| self.known.index_of(eni));
+                    let ours = primary.is_some_and(|known| i64::from(known) == i64::from(*index));
+                    self.settings_too |= ours;
+                    ours.then_some(now)
+                }
+                other => {
+                    let (want, owned) = wanted.get_or_insert_with(|| {
+                        let want = nodenet::compile(&current).unwrap_or_default();
+                        (want, Owned::by(&current))
+                    });
+                    concerns(other, (want, owned), facts, now)
+                }
+            };
+            if let Some(at) = at {
+                self.wish(at);
+            }
+        }
+        for state in links.values() {
+            let eni = current.enis.iter().find(|eni| {
+                self.known.index_of(eni) == Some(state.index) || state.link.mac == Some(eni.mac)
+            });
+            let as_it_must_be = |eni: &nodenet::EniFacts| {
+                let link = &state.link;
+                let mtu = facts.settings.eni_mtu;
+                (&link.name, link.mac, link.mtu, link.up) == (&eni.link, Some(eni.mac), mtu, true)
+            };
+            if eni.is_some_and(|eni| !as_it_must_be(eni)) {
+                self.wish(now);
+            }
+            if let Some(name) = self.known.changed_veth(state) {
+                let pod = facts
+                    .pods
+                    .iter()
+                    .find(|leased| veth(&facts.settings, &leased.pod) == *name);
+                if let Some(at) = pod.map(|leased| leased.settled_at().max(now)) {
+                    self.wish(at);
+                }
+            }
+        }
+    }
+
+    /// Compares everything that is ours with what it must be, and puts it right.
+    /// What was done, and what was not, goes into the findings.
+    pub(crate) fn look(&mut self, facts: &Facts, now: Millis, findings: &mut Findings) {
+        let net_due = self.last.is_none_or(|last| last.after(SAFETY_NET) <= now);
+        self.settings_too |= net_due;
+        self.last = Some(now);
+        self.wish = None;
+        self.fights.forget(now);
+        let mut round = Round::default();
+        if let Err(error) = self.compare(facts, now, &mut round) {
+            round.fails("the node's network".to_owned(), format!("{error:#}"));
+            round.again_at(now.after(AGAIN));
+        }
+        self.finish(round, now, findings);
+    }
+
+    fn compare(&mut self, facts: &Facts, now: Millis, round: &mut Round) -> anyhow::Result<()> {
+        let mut socket = Socket::open()?;
+        let mut links = socket.links()?;
+        let mut sorted = self.known.sort(&links, facts, now);
+        for (eni, before, after) in &sorted.renamed {
+            let what = format!("{eni}: {before} is called {after} now, and is used by that name");
+            round.done.push((Kind::Rename, what));
+        }
+        if self.identities(&mut socket, &sorted, now, round) {
+            links = socket.links()?;
+            sorted = self.known.sort(&links, facts, now);
+        }
+        let enis = sorted.enis.iter().chain(&sorted.absent).cloned();
+        let node = NodeFacts {
+            enis: enis.collect(),
+            pods: sorted.pods.iter().map(|(l, _)| l.pod.clone()).collect(),
+            settings: facts.settings.clone(),
+        };
+        let want = with_mtus(nodenet::compile(&node)?, &sorted, facts);
+        let secondary = node.enis.iter().filter(|eni| !eni.is_primary());
+        let tables = secondary.map(nodenet::EniFacts::table);
+        let tables = tables.chain([TableId::MAIN]);
+        let have = node::read_tables(&mut socket, &links, tables)?;
+        let owned = Owned::by(&node);
+        let diff = nodenet::diff(&want, &have, &owned);
+        let may = |step: &Step| ours_for_sure(step, facts, &sorted, (&owned, &have));
+        let steps: Vec<Step> = diff.steps.into_iter().filter(may).collect();
+        self.apply(&mut socket, steps, now, round)?;
+        told_missing(facts, &sorted, (&owned, &have), round);
+        if std::mem::take(&mut self.settings_too) {
+            self.settings(&node, now, round);
+        }
+        Ok(())
+    }
+
+    /// Puts names and MACs back; whether anything was done.
+    fn identities(
+        &mut self,
+        socket: &mut Socket,
+        sorted: &Sorted,
+        now: Millis,
+        round: &mut Round,
+    ) -> bool {
+        let mut done = false;
+        for amiss in &sorted.amiss {
+            let (kind, object) = match amiss {
+                Amiss::Mac { link, .. } => (Kind::Mac, format!("link {link} address")),
+                Amiss::Name { name, .. } => (Kind::Rename, format!("link {name} name")),
+            };
+            let what = amiss.to_string();
+            if self.may_repair(&object, &what, now, round) {
+                done = true;
+                let outcome = amiss.put_right(socket).map_err(|e| e.to_string());
+                self.tried(kind, (object, what), outcome, now, round);
+            }
+        }
+        done
+    }
+
+    fn apply(
+        &mut self,
+        socket: &mut Socket,
+        mut steps: Vec<Step>,
+        now: Millis,
+        round: &mut Round,
+    ) -> anyhow::Result<()> {
+        steps.retain(|step| self.may_repair(&object(step), &step.to_string(), now, round));
+        let outcomes = node::attempt(socket, &steps)?;
+        for (step, outcome) in steps.iter().zip(outcomes) {
+            let outcome = outcome.map_err(|error| error.to_string());
+            let names = (object(step), step.to_string());
+            self.tried(Kind::of(step), names, outcome, now, round);
+        }
+        Ok(())
+    }
+
+    /// Whether to repair something; if not, that is told with the reason.
+    fn may_repair(&self, object: &str, what: &str, now: Millis, round: &mut Round) -> bool {
+        if !self.enabled {
+            round.fails(what.to_owned(), "told only: BRANCHLINE_REPAIR is false");
+            return false;
+        }
+        match self.fights.paused(object, now) {
+            None => true,
+            Some(until) => {
+                let why = format!(
+                    "somebody else changes it again and again, so it is left alone for {}s: does \
+                     another program configure this node's network (NetworkManager, \
+                     systemd-networkd, another CNI)?",
+                    until.since(now).as_secs() + 1
+                );
+                round.fails(what.to_owned(), why);
+                round.again_at(until);
+                false
+            }
+        }
+    }
+
+    fn tried(
+        &mut self,
+        kind: Kind,
+        (object, what): (String, String),
+        outcome: Result<(), String>,
+        now: Millis,
+        round: &mut Round,
+    ) {
+        match outcome {
+            Ok(()) => {
+                let pause = self.fights.repaired(&object, now);
+                round.fought.extend(pause.map(|pause| (object, pause)));
+                round.done.push((kind, what));
+            }
+            Err(error) => {
+                round.fails(what, error);
+                round.again_at(now.after(AGAIN));
+            }
+        }
+    }
+
+    /// Counts, keeps and logs what a look did.
+    fn finish(&mut self, round: Round, now: Millis, findings: &mut Findings) {
+        let mut by_kind: BTreeMap<Kind, Vec<String>> = BTreeMap::new();
+        for (kind, what) in round.done {
+            by_kind.entry(kind).or_default().push(what);
+        }
+        for (kind, what) in by_kind {
+            let told = match what.as_slice() {
+                [first, others @ ..] if !others.is_empty() => {
+                    format!("{first}, and {} more", others.len())
+                }
+                what => what.concat(),
+            };
+            let (kind, count) = (kind.as_str(), what.len());
+            tracing::warn!(kind, count, %told, "repaired");
+            tracing::debug!(?what, "repaired");
+            findings.repaired(kind, count as u64, told, now);
+        }
+        if let [(object, pause), others @ ..] = round.fought.as_slice() {
+            tracing::error!(
+                object,
+                others = others.len(),
+                seconds = pause.as_secs(),
+                "somebody else changes this again and again; it is repaired less often: does \
+                 another program configure this node's network?"
+            );
+        }
+        let unheard = |(what, _): &(&String, &String)| !findings.failing.contains_key(*what);
+        let count = round.failing.iter().filter(unheard).count();
+        if let Some((what, why)) = round.failing.iter().find(unheard) {
+            tracing::warn!(what, why, others = count - 1, "differs and is not repaired");
+        }
+        findings.failing = round.failing;
+        if let Some(at) = round.again {
+            self.wish(at);
+        }
+    }
+
+    /// Interfaces by the names that their links last had.
+    fn current(&self, facts: &Facts) -> Vec<nodenet::EniFacts> {
+        let current = |eni: &nodenet::EniFacts| nodenet::EniFacts {
+            link: self.known.name_of(eni),
+            ..eni.clone()
+        };
+        facts.enis.iter().map(current).collect()
+    }
+}
+
+/// When a change of an address, a route, a rule or a neighbour makes a look due.
+fn concerns(
+    change: &Change,
+    (want, owned): (&NodeNet, &Owned),
+    facts: &Facts,
+    now: Millis,
+) -> Option<Millis> {
+    // What is added for a young pod is its plugin's work; what is removed may be a failed ADD.
+    let of_pod = |address, gone: bool| {
+        let at = facts.pod_at(address).map(Leased::settled_at);
+        match at {
+            Some(at) if at > now => gone.then_some(at),
+            Some(_) => Some(now),
+            None => Some(now),
+        }
+    };
+    match change {
+        Change::Addr { addr, .. } => owned.addr(addr).then_some(now),
+        Change::Neighbour(neighbour) => owned.neighbour(neighbour).then_some(now),
+        Change::Rule { rule, gone } => {
+            let right = want.rules.contains(rule) != *gone;
+            let address = owned.rule_about(rule);
+            let known = address.is_none_or(|a| facts.pod_at(a).is_some() || is_eni(facts, a));
+            if right || !owned.rule(rule) || !known {
+                return None;
+            }
+            address.map_or(Some(now), |address| of_pod(address, *gone))
+        }
+        Change::Route {
+            table,
+            dst,
+            metric,
+            gone,
+        } => {
+            if *table != TableId::MAIN {
+                let secondary = facts.enis.iter().any(|eni| eni.table() == *table);
+                return secondary.then_some(now);
+            }
+            let place = |route: &nodenet::Route| {
+                (route.table, route.dst, route.metric) == (*table, *dst, *metric)
+            };
+            if want.routes.iter().any(place) {
+                return of_pod(dst.addr(), *gone);
+            }
+            // The connected route that the kernel makes for an address added without care.
+            let connected =
+                |eni: &nodenet::EniFacts| !eni.is_primary() && eni.subnet.trunc() == *dst;
+            (!gone && facts.enis.iter().any(connected)).then_some(now)
+        }
+        _ => None,
+    }
+}
+
+fn is_eni(facts: &Facts, address: std::net::Ipv4Addr) -> bool {
+    facts.enis.iter().any(|eni| eni.address == address)
+}
+
+/// Whether a step may be taken. What adds or corrects is about pods with a lease and interfaces in
+/// service. What removes must not take anything from somebody of whom the pool does not know:
+/// only what contradicts them, and what leads to addresses that are free and have rested.
+fn ours_for_sure(
+    step: &Step,
+    facts: &Facts,
+    sorted: &Sorted,
+    (owned, have): (&Owned, &NodeNet),
+) -> bool {
+    let looked_after = |address| sorted.pods.iter().any(|(l, _)| l.pod.address == address);
+    match step {
+        Step::DelRule(rule) => owned.rule_about(rule).is_some_and(|address| {
+            let left_over = facts.is_idle(address) && !leads_to_a_pod(address, owned, have);
+            looked_after(address) || is_eni(facts, address) || left_over
+        }),
+        Step::DelRoute(route) => owned.route_about(route).is_none_or(looked_after),
+        Step::DelNeighbour(neighbour) => sorted
+            .pods
+            .iter()
+            .any(|(leased, _)| veth(&facts.settings, &leased.pod) == neighbour.link),
+        _ => true,
+    }
+}
+
+/// An address that has a route to a pod's veth is used, whatever the pool says.
+fn leads_to_a_pod(address: std::net::Ipv4Addr, owned: &Owned, have: &NodeNet) -> bool {
+    have.routes
+        .iter()
+        .any(|route| owned.route_about(route) == Some(address))
+}
+
+/// What is missing and nobody can make but EC2 or the runtime, and what nobody should have.
+fn told_missing(
+    facts: &Facts,
+    sorted: &Sorted,
+    (owned, have): (&Owned, &NodeNet),
+    round: &mut Round,
+) {
+    for eni in &sorted.absent {
+        let what = format!("link of {} ({})", eni.id, eni.mac);
+        let why = "no link has its MAC: was it detached by hand, or moved to another namespace?";
+        round.fails(what, why);
+    }
+    for Leased { pod, .. } in &sorted.without {
+        let what = format!("link {} of pod {}", veth(&facts.settings, pod), pod.pod);
+        let why = "the veth is gone: the pod's namespace ended without a DEL, or somebody deleted \
+                   it; a new pod gets a new one";
+        round.fails(what, why);
+    }
+    for route in &have.routes {
+        let idle = owned.route_about(route).filter(|at| facts.is_idle(*at));
+        if idle.is_some() {
+            let why = "a pod's link has an address that the pool holds for free: it is left alone";
+            round.fails(format!("route {route}"), why);
+        }
+    }
+}
+
+/// Pods' veths keep the MTU that they were made with: `POD_MTU` is for new pods.
+fn with_mtus(mut want: NodeNet, sorted: &Sorted, facts: &Facts) -> NodeNet {
+    for (leased, mtu) in &sorted.pods {
+        if let Some(link) = want.link(&veth(&facts.settings, &leased.pod)).cloned() {
+            want.links.remove(&link);
+            want.links.insert(Link { mtu: *mtu, ..link });
+        }
+    }
+    want
+}
+
+/// What a step is about, whichever way it goes.
+fn object(step: &Step) -> String {
+    match step {
+        Step::SetMtu { link, .. } => format!("link {link} mtu"),
+        Step::SetUp { link, .. } => format!("link {link}"),
+        Step::AddAddr(addr) | Step::DelAddr(addr) => format!("address {} {}", addr.net, addr.link),
+        Step::PutNeighbour(n) | Step::DelNeighbour(n) => format!("neighbour {} {}", n.addr, n.link),
+        Step::PutRoute { route, .. } | Step::DelRoute(route) => {
+            format!("route {} {} {}", route.table, route.dst, route.metric)
+        }
+        Step::AddRule(rule) | Step::DelRule(rule) => format!("rule {rule}"),
+    }
+}
