@@ -8,11 +8,12 @@ use anstyle::{AnsiColor, Style};
 use kube_view::Cluster;
 use kube_view::facts::{AGENT, Container, EnvValue, Kind, ObjectName};
 use reach::Inputs;
-use reach::facts::{Addon, Evidence};
+use reach::facts::{Addon, Evidence, Told};
 use reach::resolve::find_instance;
 use serde::Serialize;
 
 use crate::code::Code;
+use crate::compare;
 use crate::finding::{Finding, enis_disagree, template_differs};
 
 /// The schema's name.
@@ -32,6 +33,10 @@ pub struct Drift {
     pub groups: Vec<Finding>,
     /// Which of the two happened: a group attached by hand, or at most a changed rule.
     pub groups_verdict: String,
+    /// Agents that were asked themselves.
+    pub told: usize,
+    /// What was changed and is right again.
+    pub notes: Vec<String>,
     /// What was not compared, and why that is no matter for the verdict.
     pub not_checked: Vec<String>,
     /// What could not be read and is needed.
@@ -65,8 +70,20 @@ pub enum What {
     OutdatedPod,
     /// A node has no agent.
     NoAgent,
+    /// A node's agent crash-loops or is not Ready.
+    AgentTrouble,
     /// An agent runs with other values than its pod declares.
     RunsOtherwise,
+    /// The agent counts on what EC2 does not have.
+    LostAddress,
+    /// EC2 has what the agent does not know.
+    UnknownAddress,
+    /// Kubernetes and the agent disagree on pods' addresses.
+    Leases,
+    /// The agent could not put the kernel's state right.
+    Kernel,
+    /// Interfaces of agents that are attached to nothing.
+    LeakedInterface,
     /// The DaemonSet's controller has not acted on the last change.
     NotObserved,
     /// Settings that an add-on update would take away.
@@ -99,6 +116,8 @@ pub fn drift(inputs: &Inputs, eks: Option<&str>) -> Drift {
         differences: Vec::new(),
         groups: Vec::new(),
         groups_verdict: String::new(),
+        told: 0,
+        notes: Vec::new(),
         not_checked: Vec::new(),
         unknown: Vec::new(),
         evidence: inputs.evidence.clone(),
@@ -116,6 +135,7 @@ pub fn drift(inputs: &Inputs, eks: Option<&str>) -> Drift {
             addon(inputs, cluster, eks, &mut drift);
         }
     }
+    agents(inputs, &mut drift);
     together(&mut drift.differences);
     groups(inputs, &mut drift);
     drift
@@ -242,6 +262,54 @@ fn node(inputs: &Inputs, cluster: &Cluster, node: &str, drift: &mut Drift) {
             )),
         });
     }
+}
+
+/// What the agents believe, against EC2 and Kubernetes.
+fn agents(inputs: &Inputs, drift: &mut Drift) {
+    for node in inputs.nodes.values() {
+        drift.differences.extend(compare::node(inputs, node));
+        drift.notes.extend(compare::troubles(inputs, node));
+        if let Some(told) = &node.told {
+            drift.notes.extend(repairs(&node.name, told));
+        }
+        match (&node.silent, &node.told) {
+            (Some(why), _) => drift
+                .not_checked
+                .push(format!("addresses by the agent's word: {why}")),
+            (None, Some(_)) => drift.told += 1,
+            (None, None) => {}
+        }
+    }
+    if drift.told < drift.nodes {
+        drift.not_checked.push(format!(
+            "addresses, leases and kernel of {} nodes: their agents were not asked (--node NODE=URL)",
+            drift.nodes - drift.told
+        ));
+    }
+    drift.differences.extend(compare::leaked(inputs));
+}
+
+/// What was put right.
+fn repairs(node: &str, told: &Told) -> Vec<String> {
+    let Some(state) = &told.state else {
+        return Vec::new();
+    };
+    let mut lines = Vec::new();
+    if !state.repairs.counts.is_empty() {
+        let counts = state.repairs.counts.iter();
+        let counts: Vec<String> = counts.map(|(kind, n)| format!("{n} {kind}")).collect();
+        lines.push(format!(
+            "{node}: the agent put right since its start: {}",
+            counts.join(", ")
+        ));
+    }
+    if state.leases.released > 0 {
+        lines.push(format!(
+            "{node}: the agent took back {} addresses whose DEL was lost",
+            state.leases.released
+        ));
+    }
+    lines
 }
 
 /// Images and variables that differ, container by container.
@@ -489,8 +557,8 @@ pub fn render(drift: &Drift) -> Result<String, fmt::Error> {
     };
     writeln!(
         out,
-        "{style}{word}{style:#}  {count} differences; {} nodes looked at",
-        drift.nodes
+        "{style}{word}{style:#}  {count} differences; {} nodes looked at, {} agents asked",
+        drift.nodes, drift.told
     )?;
     for set in &drift.daemon_sets {
         let by = match set.managed_by.is_empty() {
@@ -555,6 +623,9 @@ pub fn render(drift: &Drift) -> Result<String, fmt::Error> {
                 writeln!(out, "  │  {line}")?;
             }
         }
+    }
+    for line in &drift.notes {
+        writeln!(out, "\n  {line}")?;
     }
     for line in &drift.not_checked {
         writeln!(out, "\n  not checked: {line}")?;

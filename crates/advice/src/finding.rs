@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use reach::ask::{Answer, Placement};
-use reach::facts::{GroupSync, Inputs};
+use reach::facts::{GroupSync, Inputs, Node};
 use reach::place::Over;
 use reach::resolve::{find_instance, short_name};
 use serde::Serialize;
@@ -143,6 +143,9 @@ fn deciding_rule(answer: &Answer) -> Option<Section> {
 fn agent_section(inputs: &Inputs, node: &str) -> Option<Section> {
     let agent = inputs.nodes.get(node)?;
     let line = match &agent.groups {
+        GroupSync::On { pending } if pending.is_empty() && believes_equal(agent) => {
+            "the agent believes that it already synced (cache≠EC2): somebody changed a secondary ENI since, or EC2 did not keep the change".to_owned()
+        }
         GroupSync::On { pending } if pending.is_empty() => {
             "group sync on: the next pass, within 30 s, copies the primary ENI's groups".to_owned()
         }
@@ -153,13 +156,24 @@ fn agent_section(inputs: &Inputs, node: &str) -> Option<Section> {
         GroupSync::Off { .. } => "group sync off: nothing will copy the primary ENI's groups".to_owned(),
         GroupSync::Unknown => {
             "upstream's agent does not tell: since 1.7.2 it copies the primary ENI's groups every 30 s, \
-             and does not try again what failed once"
+             and does not try again what failed once: it then believes that it already synced (cache≠EC2) until it restarts"
                 .to_owned()
         }
     };
     Some(Section {
         source: format!("node {node}, agent {}", agent.agent),
         lines: vec![line],
+    })
+}
+
+/// Whether the agent itself says that all its interfaces carry the same groups.
+fn believes_equal(node: &Node) -> bool {
+    let told = node.told.as_ref().and_then(|t| t.state.as_ref());
+    told.is_some_and(|state| {
+        let attached = state.interfaces.iter().filter(|i| i.device.is_some());
+        let sets: BTreeSet<BTreeSet<&String>> =
+            attached.map(|i| i.groups.iter().collect()).collect();
+        sets.len() == 1
     })
 }
 

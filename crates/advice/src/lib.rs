@@ -8,6 +8,7 @@ pub mod advise;
 pub mod capacity;
 pub mod code;
 pub mod command;
+mod compare;
 pub mod drift;
 pub mod finding;
 pub mod fix;

@@ -103,6 +103,32 @@ fn port(number: i64) -> Result<u16, Refusal> {
     u16::try_from(number).map_err(|_| Refusal::Port(number))
 }
 
+/// Containers that do not run, or did not until now. A container that is being made the first time
+/// is no trouble.
+fn trouble(status: &objects::PodStatus) -> Vec<String> {
+    let all = status.init_container_statuses.iter();
+    let all = all.chain(&status.container_statuses);
+    let mut lines = Vec::new();
+    for container in all {
+        let waiting = container.state.waiting.as_ref().map(|w| w.reason.as_str());
+        let waiting = waiting.filter(|r| !matches!(*r, "ContainerCreating" | "PodInitializing"));
+        let ended = [&container.state, &container.last_state];
+        let ended = ended.iter().find_map(|s| s.terminated.as_ref());
+        let bad = ended.filter(|e| e.exit_code != 0);
+        if waiting.is_none() && (bad.is_none() || container.restart_count == 0) {
+            continue;
+        }
+        let mut line = format!("container {}", container.name);
+        line += &waiting.map_or_else(String::new, |reason| format!(" waits: {reason}"));
+        line += &format!(", restarted {} times", container.restart_count);
+        line += &bad.map_or_else(String::new, |e| {
+            format!(", last ended with exit code {} ({})", e.exit_code, e.reason)
+        });
+        lines.push(line);
+    }
+    lines
+}
+
 impl Indexed for objects::Namespace {
     type Fact = facts::Namespace;
     const KIND: Kind = Kind::Namespace;
@@ -186,6 +212,10 @@ impl Indexed for objects::Pod {
             pod_eni: annotations.remove(POD_ENI),
             containers: match agent {
                 true => containers(&self.spec),
+                false => Vec::new(),
+            },
+            trouble: match agent {
+                true => trouble(&self.status),
                 false => Vec::new(),
             },
             version: version(&self.metadata),

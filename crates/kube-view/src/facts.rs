@@ -299,6 +299,9 @@ pub struct Pod {
     /// The containers, of the address agent's pods only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub containers: Vec<Container>,
+    /// What is wrong with its containers in kubelet's words, of the address agent's pods only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trouble: Vec<String>,
     /// The object's version when it was read.
     pub version: String,
 }

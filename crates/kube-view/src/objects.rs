@@ -240,7 +240,32 @@ part!(
         pod_ips: Vec<PodIp>,
         #[serde(deserialize_with = "list")]
         conditions: Vec<Condition>,
+        #[serde(deserialize_with = "list")]
+        init_container_statuses: Vec<ContainerStatus>,
+        #[serde(deserialize_with = "list")]
+        container_statuses: Vec<ContainerStatus>,
     }
+);
+part!(
+    /// How a container is.
+    ContainerStatus {
+        name: String,
+        restart_count: u32,
+        state: ContainerState,
+        last_state: ContainerState,
+    }
+);
+part!(
+    /// One of the states of a container; running is none of these.
+    ContainerState { waiting: Option<Waiting>, terminated: Option<Terminated> }
+);
+part!(
+    /// Why a container does not run.
+    Waiting { reason: String }
+);
+part!(
+    /// How a container ended.
+    Terminated { reason: String, exit_code: i64 }
 );
 part!(
     /// One address of a pod.
