@@ -32,6 +32,8 @@ pub(crate) struct Findings {
     /// When leases and pods were last compared, and why they cannot be.
     pub(crate) compared: Option<Millis>,
     pub(crate) not_compared: String,
+    /// Leases that are kept although something is wrong with them: the address, and what.
+    pub(crate) doubtful: BTreeMap<String, String>,
     pub(crate) checkpoint: Checkpoint,
     /// Actions whose last answer was that the role may not.
     pub(crate) denied: BTreeMap<&'static str, Denial>,
@@ -120,6 +122,7 @@ impl Findings {
             compared: self.compared.map(time).unwrap_or_default(),
             released: self.released.values().sum(),
             recent: self.recent_released.iter().cloned().collect(),
+            doubtful: self.doubtful.clone(),
             trouble: self.not_compared.clone(),
         }
     }

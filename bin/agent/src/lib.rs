@@ -10,6 +10,7 @@ mod admin;
 mod boot;
 mod cloud;
 mod findings;
+mod gc;
 mod health;
 mod init;
 mod install;
@@ -132,5 +133,11 @@ pub fn print_variables() -> ExitCode {
             row.name, row.default, row.rule, row.effect
         );
     }
+    ExitCode::SUCCESS
+}
+
+/// Prints the metrics page of an agent that has just started.
+pub fn print_metrics() -> ExitCode {
+    print!("{}", metrics::at_start());
     ExitCode::SUCCESS
 }

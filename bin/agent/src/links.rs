@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipam::{Call, Failure, FailureKind};
 use ipnet::Ipv4Net;
 use kernel::Socket;
-use nodenet::{EniFacts, LinkName, NodeFacts, NodeSettings, Owned, Step, TableId, VethPrefix};
+use nodenet::{EniFacts, LinkName, NodeFacts, NodeSettings, Owned, Step};
 use vpc::facts::Mac;
 
 /// How long a new interface may take to appear as a link.
@@ -155,23 +155,6 @@ fn is_about(step: &Step, link: &LinkName) -> bool {
         Step::AddRule(_) => true,
         Step::DelRule(_) => false,
     }
-}
-
-/// The names of all links, for telling which recovered pods still are there.
-pub(crate) fn names() -> anyhow::Result<Vec<LinkName>> {
-    let states = Socket::open()?.links()?;
-    Ok(states.into_iter().map(|state| state.link.name).collect())
-}
-
-/// Pods that have a link: the addresses that lead to one, whoever wired it.
-pub(crate) fn pods(prefix: &VethPrefix) -> anyhow::Result<Vec<(Ipv4Addr, LinkName)>> {
-    let routes = Socket::open()?.routes_of(TableId::MAIN)?;
-    let pods = routes.into_iter().filter_map(|route| {
-        let link = route.link()?.clone();
-        let to_pod = route.dst.prefix_len() == 32 && prefix.made(&link);
-        to_pod.then(|| (route.dst.addr(), link))
-    });
-    Ok(pods.collect())
 }
 
 /// Takes away the rules that an earlier pod left for an address. A failure is logged: the plugin

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::future::pending;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipam::{
@@ -10,7 +11,7 @@ use ipam::{
     Pool, Record, Refusal, Reply, Ticket, step,
 };
 use settings::Settings;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use vpc::facts::EniId;
 
@@ -20,7 +21,9 @@ use crate::kubernetes::{News, Voice};
 use crate::metrics::{Metrics, Seen};
 use crate::repair::{self, Repairer};
 use crate::store::{Recovered, Store};
-use crate::{install, rpc, show};
+use crate::{gc, install, rpc, show};
+
+mod leases;
 
 /// The checkpoint is written when nothing has changed for this long …
 const QUIET: Duration = Duration::from_millis(250);
@@ -62,6 +65,8 @@ pub(crate) enum Message {
     Imds(BTreeMap<EniId, ImdsEni>),
     Done(OpId, Box<Call>, Result<Answer, Failure>),
     Cluster(News),
+    /// Leases and pods were looked at; or why they cannot be.
+    Compare(Box<Result<gc::Look, String>>, oneshot::Sender<gc::Settled>),
     /// The kernel's network changed.
     Network(Vec<kernel::Change>),
     /// An interface is set up in the kernel.
@@ -145,6 +150,9 @@ pub(crate) struct Owner {
     /// The clock: what the wall showed at an instant.
     anchor: (Instant, Millis),
     installed: Installed,
+    ledger: gc::Ledger,
+    /// Has leases compared with pods soon.
+    nudge: Arc<Notify>,
     to_self: mpsc::Sender<Message>,
 }
 
@@ -154,6 +162,7 @@ impl Owner {
         store: Store,
         settings: Settings,
         metrics: Metrics,
+        ledger: gc::Ledger,
         to_self: mpsc::Sender<Message>,
     ) -> Self {
         let wall = SystemTime::now()
@@ -178,12 +187,30 @@ impl Owner {
             changed: Some((Instant::now(), Instant::now())),
             anchor: (Instant::now(), wall),
             installed: Installed::No,
+            ledger,
+            nudge: Arc::default(),
             to_self,
         }
     }
 
-    /// Takes in what an earlier start left.
+    /// Has leases compared with pods from now on.
+    pub(crate) fn compare_leases(&self) -> impl Future<Output = ()> + use<> {
+        gc::run(
+            self.voice.lister(),
+            self.settings.paths.socket.clone(),
+            self.nudge.clone(),
+            self.to_self.clone(),
+        )
+    }
+
+    /// Takes in what an earlier start left, and writes it down as this start sees it: whatever was
+    /// wrong with the files is over then.
     pub(crate) fn recover(&mut self, found: Recovered) {
+        self.findings.checkpoint.found = found.told();
+        if !found.broken.is_empty() {
+            let now = self.now();
+            self.voice.finding("CheckpointRebuilt", found.told(), now);
+        }
         let allocations = found.allocations.into_values().collect();
         let Recovered {
             released, returned, ..
@@ -193,6 +220,7 @@ impl Owner {
             released,
             returned,
         });
+        self.save();
     }
 
     /// Runs until `end`; then refuses who waits, and saves.
@@ -238,6 +266,11 @@ impl Owner {
         match message {
             Message::Add { key, pod, to } => {
                 self.metrics.adds += 1;
+                // Before an address is given that would have to go back, and rest.
+                if let Err(error) = self.store.is_writable() {
+                    drop(to.send((Err(error.to_string()), Vec::new())));
+                    return;
+                }
                 let asker = Asker::Add {
                     key: key.clone(),
                     pod: pod.clone(),
@@ -254,15 +287,18 @@ impl Owner {
                 let since = Instant::now();
                 let ticket = self.ticket(Asker::Delete { since, to });
                 self.feed(Event::Delete { ticket, key });
-                if let Some(pod) = leaving {
-                    self.voice.address(&pod, None);
+                match leaving {
+                    Some(pod) => self.voice.address(&pod, None),
+                    None => self.nudge(),
                 }
             }
             Message::Unknown(reason) => {
                 self.metrics.identified(self.anchor.0.elapsed(), false);
                 self.feed(Event::Unknown { reason });
             }
+            Message::Compare(look, to) => self.compare(*look, to),
             Message::Booted(node) => {
+                self.check_instance(&node);
                 self.metrics.identified(self.anchor.0.elapsed(), true);
                 let facts = node.facts.clone();
                 let primary = node.links.primary.clone();
@@ -438,7 +474,8 @@ impl Owner {
         if let Reply::Refused(refusal) = &reply {
             self.refused(refusal);
         }
-        let failed = unrecorded.filter(|_| !matches!(reply, Reply::Refused(_)));
+        // A DEL that is not written down is done all the same: after a restart the pod has no link.
+        let failed = unrecorded.filter(|_| matches!(reply, Reply::Leased(_)));
         let answer = match failed {
             Some(reason) => Err(reason.to_owned()),
             None => Ok(reply),

@@ -22,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnixListenerStream;
 
+use crate::gc::Ledger;
 use crate::metrics::Metrics;
 use crate::owner::Owner;
 use crate::rpc::Backend;
@@ -46,11 +47,16 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let _lock = lock(&settings.paths.socket)?;
     takeover::refuse_while_served(&settings.paths.socket)?;
     let opened = Store::open(&settings.paths.checkpoint);
-    let (mut store, mut found) = opened.inspect_err(|_| install::withdraw(&settings))?;
+    let (mut store, mut found) = opened.inspect_err(|error| {
+        // Without the list the node is NotReady and its pods are evicted: not for a full disk.
+        if error.is_final() {
+            install::withdraw(&settings);
+        }
+    })?;
     let listener = listen(&settings.paths.socket)?;
     let place = takeover::Place::of(&settings.paths.socket)?;
     let prefix = VethPrefix::new(settings.network.veth_prefix.as_str())?;
-    let doubtful = takeover::look(&mut store, &mut found, &prefix);
+    takeover::look(&mut store, &mut found, &settings).await?;
 
     let metrics = Metrics::default();
     let api = metrics.api.clone();
@@ -74,12 +80,13 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         store,
         settings.clone(),
         metrics,
+        Ledger::new(prefix),
         to_owner.clone(),
     );
     owner.recover(found);
 
     takeover::tell_translation(settings.network.external_snat);
-    tokio::spawn(takeover::look_again(doubtful, to_owner.clone()));
+    tokio::spawn(owner.compare_leases());
     admin::start(&settings.admin, &to_owner).await;
     tokio::spawn(boot::run(
         Imds::from_env()?,

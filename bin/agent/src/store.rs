@@ -26,7 +26,7 @@ use ipam::{Key, Pool, Record};
 use serde::Serialize;
 
 use format::{Checkpoint, Entry, Line, OUR_VERSION, Ours, VERSION, WRITER};
-pub(crate) use recover::Recovered;
+pub(crate) use recover::{Recovered, since_epoch};
 
 /// What a file holds is not usable, or a file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -112,12 +112,11 @@ impl Store {
         Ok((store, found))
     }
 
-    /// Names the instance that the files are about from now on.
-    pub(crate) fn belongs_to(&mut self, instance: &str) {
-        if self.instance.as_deref() != Some(instance) {
-            self.instance = Some(instance.to_owned());
-            self.dirty = true;
-        }
+    /// Names the instance that the files are about from now on; returns whose they were.
+    pub(crate) fn belongs_to(&mut self, instance: &str) -> Option<String> {
+        let was = self.instance.replace(instance.to_owned());
+        self.dirty |= was.as_deref() != Some(instance);
+        was
     }
 
     /// Takes a change: once this returns it survives the process.

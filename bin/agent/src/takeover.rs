@@ -14,24 +14,21 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail};
-use ipam::{Allocation, Key, Millis, Pod, Record};
-use nodenet::{LinkName, VethPrefix};
+use ipam::{Allocation, Key, Millis, Record};
+use nodenet::VethPrefix;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
+use settings::Settings;
 
+use crate::gc::{self, Notes, Seen, Veth};
 use crate::links;
-use crate::owner::Message;
 use crate::store::{Recovered, Store};
 
-/// A pod this young may not have its link yet: its plugin was at work when the agent was killed.
-const YOUNG: Duration = Duration::from_secs(120);
+/// How long a free address rests when nobody knows who had it: longer than any ADD takes.
+const REST: Duration = Duration::from_secs(30);
+/// Until what seems to be gone is looked at a second time.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How often the socket is looked at; one system call.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// What a release is called that no DEL asked for.
-const GONE: &str = "PodGone";
-/// The network of attachments that are not in the checkpoint; their container is the link's name.
-const UNKNOWN: &str = "_not-in-checkpoint";
-
 /// Fails while another agent serves: two would give the same addresses away. Ours are kept apart by
 /// their lock, which AWS's does not know.
 pub(crate) fn refuse_while_served(socket: &Path) -> anyhow::Result<()> {
@@ -102,140 +99,132 @@ fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
     Ok((facts.dev(), facts.ino()))
 }
 
-/// Sets what the checkpoint says against what the node shows. Returns the pods to [`look_again`] at.
+/// Sets what the files say against what the node shows, before anybody is served.
 ///
-/// * Pods without a link were deleted while no agent ran: their addresses are free. Whoever has no
-///   name is kept; so is who is young, and looked at again.
-/// * Addresses that lead to a pod's link and are in no checkpoint belong to pods that nobody wrote
-///   down (the file was lost, or lay elsewhere). To give them away would be to give them twice: they
-///   are held until the link goes.
-pub(crate) fn look(
+/// * Who was deleted while no agent ran has left a note, or has no link any more: free. Whoever has no
+///   name is kept; so is who is young ([`gc`] looks again).
+/// * Addresses that lead to a pod's link and are in no file belong to pods that nobody wrote down
+///   (the file was lost, or lay elsewhere). To give them away would be to give them twice: they are
+///   held until the link goes.
+/// * When what we wrote is lost, so is who left a moment ago and whose ADD was at work: every free
+///   address rests first.
+pub(crate) async fn look(
     store: &mut Store,
     found: &mut Recovered,
-    prefix: &VethPrefix,
-) -> Vec<Allocation> {
-    let seen = links::names().and_then(|names| Ok((names, links::pods(prefix)?)));
-    let (names, pods) = match seen {
-        Ok(seen) => seen,
+    settings: &Settings,
+) -> anyhow::Result<()> {
+    let prefix = VethPrefix::new(settings.network.veth_prefix.as_str())?;
+    let now = now();
+    found.clamp(now);
+    let strays = match Seen::look() {
+        Ok(seen) => {
+            hear(store, found, &settings.paths.socket, &seen, now);
+            let gone = gone(found, &seen, now);
+            if !gone.is_empty() {
+                forget_gone(store, found, gone, now).await;
+            }
+            hold(store, found, &seen, &prefix, now)
+        }
         Err(error) => {
-            tracing::warn!("links cannot be listed, so every recovered pod is kept: {error:#}");
-            return Vec::new();
+            tracing::warn!("every recovered pod is kept: {error:#}");
+            0
         }
     };
-    let now = now();
-    let mut doubtful = prune(store, found, &names, now);
-    let known: BTreeSet<Ipv4Addr> = found.allocations.values().map(|a| a.address).collect();
-    for (address, link) in pods.into_iter().filter(|(at, _)| !known.contains(at)) {
-        tracing::warn!(%address, %link, "a pod that is in no checkpoint: its address is held until its link goes");
-        let held = Allocation {
-            key: Key {
-                network: UNKNOWN.to_owned(),
-                container: link.as_str().to_owned(),
-                ifname: UNKNOWN.to_owned(),
-            },
-            pod: Pod::default(),
-            address,
-            since: now,
-        };
-        record(store, &Record::Leased(held.clone()));
-        found.allocations.insert(held.key.clone(), held.clone());
-        doubtful.push(held);
+    for broken in &found.broken {
+        tracing::error!("the checkpoint is rebuilt from the kernel and EC2: {broken}");
     }
-    doubtful
+    if !found.broken.is_empty() || (strays > 0 && !found.earlier) {
+        // With a shorter cool-down than this a plugin could still be at work.
+        let more = REST.saturating_sub(settings.cooldown);
+        found.unwatched_until = Some(now.after(more));
+    }
+    Ok(())
 }
 
-/// Frees what is gone; returns who is too young to tell.
-fn prune(
+/// DELs that came while no agent ran.
+fn hear(store: &mut Store, found: &mut Recovered, socket: &Path, seen: &Seen, now: Millis) {
+    let notes = Notes::read(socket);
+    let mut unsettled = Vec::new();
+    for (key, at) in notes.deleted() {
+        let Some(held) = found.allocations.get(&key).filter(|held| held.since <= at) else {
+            continue;
+        };
+        if seen.veth(held) == Veth::There {
+            // The runtime is not through with it yet.
+            unsettled.push(key);
+        } else {
+            release(store, found, &held.clone(), at.min(now));
+        }
+    }
+    notes.remove_settled(&unsettled);
+}
+
+fn gone(found: &Recovered, seen: &Seen, now: Millis) -> Vec<Key> {
+    let grown = |held: &&Allocation| gc::is_stray(&held.key) || now.since(held.since) > gc::YOUNG;
+    let gone = found.allocations.values().filter(grown);
+    gone.filter(|held| seen.veth(held) == Veth::Gone)
+        .map(|held| held.key.clone())
+        .collect()
+}
+
+/// One look may have come while a link was between two names.
+async fn forget_gone(store: &mut Store, found: &mut Recovered, gone: Vec<Key>, now: Millis) {
+    tokio::time::sleep(LOOK_AGAIN).await;
+    let seen = match Seen::look() {
+        Ok(seen) => seen,
+        Err(error) => {
+            tracing::warn!("pods without a link are looked for later: {error:#}");
+            return;
+        }
+    };
+    for key in gone {
+        let Some(held) = found.allocations.get(&key).cloned() else {
+            continue;
+        };
+        if seen.veth(&held) == Veth::Gone {
+            release(store, found, &held, now);
+        }
+    }
+}
+
+fn release(store: &mut Store, found: &mut Recovered, gone: &Allocation, at: Millis) {
+    tracing::info!(key = %gone.key, address = %gone.address, "pod is gone, address released");
+    links::forget(gone.address);
+    let (key, address) = (gone.key.clone(), gone.address);
+    found.allocations.remove(&key);
+    found.released.insert(address, at);
+    record(store, &Record::Released { key, address, at });
+}
+
+/// How many pods nobody wrote down.
+fn hold(
     store: &mut Store,
     found: &mut Recovered,
-    names: &[LinkName],
+    seen: &Seen,
+    prefix: &VethPrefix,
     now: Millis,
-) -> Vec<Allocation> {
-    let without_link = found
-        .allocations
-        .values()
-        .filter(|held| !has_link(held, names));
-    let (gone, young): (Vec<_>, Vec<_>) = without_link
-        .cloned()
-        .partition(|held| is_unknown(held) || now.since(held.since) > YOUNG);
-    for held in gone {
-        forget(&held);
-        let (key, address) = (held.key, held.address);
-        found.allocations.remove(&key);
-        found.released.insert(address, now);
-        let at = now;
-        record(store, &Record::Released { key, address, at });
+) -> usize {
+    let known: BTreeSet<Ipv4Addr> = found.allocations.values().map(|a| a.address).collect();
+    let strays = seen.pods(prefix).filter(|(at, _)| !known.contains(at));
+    let strays: Vec<Allocation> = strays
+        .map(|(address, link)| gc::stray(address, link, now))
+        .collect();
+    for held in &strays {
+        tracing::warn!(
+            address = %held.address, link = held.key.container,
+            "a pod that is in no checkpoint: its address is held until its link goes"
+        );
+        record(store, &Record::Leased(held.clone()));
+        found.allocations.insert(held.key.clone(), held.clone());
     }
-    young
+    strays.len()
 }
 
 /// A start does not end for this: the checkpoint that follows has it all.
 fn record(store: &mut Store, record: &Record) {
     if let Err(error) = store.append(record) {
-        tracing::error!("{error:#}");
+        tracing::error!("{error}");
     }
-}
-
-/// Looks at doubtful pods again until there are none: who still holds an address and has no link is
-/// gone; of the others only those that nobody wrote down stay doubtful.
-pub(crate) async fn look_again(mut doubtful: Vec<Allocation>, owner: mpsc::Sender<Message>) {
-    while !doubtful.is_empty() {
-        tokio::time::sleep(YOUNG).await;
-        let (to, held) = oneshot::channel();
-        // The owner is gone only when the agent ends.
-        let _ = owner.send(Message::List(to)).await;
-        let Ok(held) = held.await else { return };
-        let names = match links::names() {
-            Ok(names) => names,
-            Err(error) => {
-                tracing::warn!("links cannot be listed: {error:#}");
-                continue;
-            }
-        };
-        doubtful.retain(|one| held.iter().any(|(allocation, _)| allocation == one));
-        let (there, gone) = doubtful
-            .into_iter()
-            .partition(|held| has_link(held, &names));
-        doubtful = there;
-        doubtful.retain(is_unknown);
-        for held in gone {
-            release(held, &owner).await;
-        }
-    }
-}
-
-async fn release(gone: Allocation, owner: &mpsc::Sender<Message>) {
-    // Before the address is free for another pod.
-    forget(&gone);
-    let (to, answer) = oneshot::channel();
-    let delete = Message::Delete {
-        key: gone.key,
-        reason: GONE.to_owned(),
-        to,
-    };
-    let _ = owner.send(delete).await;
-    let _ = answer.await;
-}
-
-fn forget(gone: &Allocation) {
-    tracing::info!(key = %gone.key, address = %gone.address, "pod is gone, address released");
-    links::forget(gone.address);
-}
-
-fn is_unknown(held: &Allocation) -> bool {
-    held.key.network == UNKNOWN
-}
-
-fn has_link(held: &Allocation, names: &[LinkName]) -> bool {
-    if is_unknown(held) {
-        return names.iter().any(|name| name.as_str() == held.key.container);
-    }
-    if held.pod.namespace.is_empty() || held.pod.name.is_empty() {
-        return true;
-    }
-    let pod = nodenet::PodName::new(held.pod.namespace.as_str(), held.pod.name.as_str());
-    let hash = nodenet::layout::pod_hash(&pod, 0);
-    names.iter().any(|name| name.as_str().ends_with(&hash))
 }
 
 fn now() -> Millis {

@@ -11,6 +11,7 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use cni::deleted::Deleted;
 use cni::rpc::backend::DelNetworkReply;
 use cni::{Attachment, CniResult, NetConf, rpc};
 use ipnet::IpNet;
@@ -51,6 +52,7 @@ pub(crate) fn run(
         Err(DelError::NoAnswer(call)) => {
             log.error(&format!("{call}; cleaning up without it"));
             without_daemon(conf, attachment, netns, log)?;
+            leave_note(conf, settings, attachment, log);
         }
     }
     Ok(Vec::new())
@@ -70,6 +72,23 @@ fn refuse_branch_pod(conf: &NetConf, attachment: &Attachment) -> Result<(), Fail
         Some(vlan) => Err(Failure::NotBuilt {
             what: format!("security groups for pods (VLAN {vlan})"),
         }),
+    }
+}
+
+/// For the daemon that comes next: what this attachment has is free. After the clean-up, so that the
+/// address is taken back no earlier than its rules are.
+fn leave_note(conf: &NetConf, settings: &Settings, attachment: &Attachment, log: &mut Log) {
+    let deleted = Deleted {
+        network_name: conf.name.clone(),
+        container_id: attachment.container_id.to_string(),
+        if_name: attachment.if_name.to_string(),
+    };
+    if let Err(error) = deleted.leave(&settings.ipamd_socket) {
+        // It finds out by itself when it misses the pod's link, only later.
+        log.warn(&format!(
+            "the address daemon will not hear of this DEL: {}: {error}",
+            cni::deleted::folder(&settings.ipamd_socket).display()
+        ));
     }
 }
 

@@ -7,6 +7,7 @@
 mod access;
 mod node;
 mod notes;
+mod pods;
 mod post;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use crate::owner::Message;
 use access::Access;
 pub(crate) use access::Trouble;
 use notes::{Condition, Gate, Note, Notes};
+pub(crate) use pods::Lister;
 use post::{Client, Post, Writer};
 
 /// Whether the next pod gets an address; beside the kubelet's own conditions on the Node.
@@ -41,6 +43,7 @@ pub(crate) enum Right {
     CreateEvents,
     PatchEvents,
     PatchPods,
+    ListPods,
 }
 
 impl fmt::Display for Right {
@@ -51,6 +54,7 @@ impl fmt::Display for Right {
             Self::CreateEvents => "create events",
             Self::PatchEvents => "patch events",
             Self::PatchPods => "patch pods",
+            Self::ListPods => "list pods",
         })
     }
 }
@@ -64,6 +68,7 @@ impl Right {
             Self::CreateEvents => "pods that wait have no event with the reason",
             Self::PatchEvents => "events are not counted up",
             Self::PatchPods => "the annotation vpc.amazonaws.com/pod-ips is not kept",
+            Self::ListPods => "whether a pod is gone is told by the kernel alone",
         }
     }
 }
@@ -93,6 +98,7 @@ struct On {
     access: Access,
     posts: mpsc::Sender<Post>,
     condition: watch::Sender<Option<Condition>>,
+    lister: Lister,
     notes: Notes,
     gate: Gate,
     began: Millis,
@@ -172,6 +178,16 @@ impl Voice {
         now: Millis,
     ) {
         self.tell(now, || Note::called(pool, call, failure));
+    }
+
+    /// Something was found on the node that somebody should see.
+    pub(crate) fn finding(&mut self, reason: &'static str, message: String, now: Millis) {
+        self.tell(now, || Some(Note::of_node(reason, message)));
+    }
+
+    /// Who lists this node's pods; `None` without a cluster.
+    pub(crate) fn lister(&self) -> Option<Lister> {
+        self.on.as_ref().map(|on| on.lister.clone())
     }
 
     /// A pod has an address, or has it no more.
@@ -274,11 +290,16 @@ impl On {
         };
         tokio::spawn(post::posts(writer.clone(), posted));
         tokio::spawn(post::conditions(writer, wanted, seen));
+        let lister = Lister {
+            access: access.clone(),
+            client: Client(client.clone()),
+        };
         tokio::spawn(node::run(access.clone(), client, to.clone(), saw));
         Self {
             access,
             posts,
             condition,
+            lister,
             notes: Notes::new(now),
             gate: Gate::default(),
             began: now,

@@ -62,6 +62,16 @@ impl Note {
         Self::of_pod(pod, "WaitingForAddress", why)
     }
 
+    /// Something of the node that somebody should see.
+    pub(crate) fn of_node(reason: &'static str, message: String) -> Self {
+        Self {
+            about: About::Node,
+            warning: true,
+            reason,
+            message: cut(message),
+        }
+    }
+
     fn of_pod(pod: &Pod, reason: &'static str, why: &Refusal) -> Option<Self> {
         (!pod.name.is_empty() && !pod.namespace.is_empty()).then(|| Self {
             about: About::Pod(pod.clone()),

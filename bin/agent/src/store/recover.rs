@@ -313,7 +313,8 @@ pub(super) fn modified(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).ok()?.modified().ok()
 }
 
-pub(super) fn since_epoch(at: SystemTime) -> Option<Millis> {
+/// Milliseconds since the Unix epoch; `None` for what was before.
+pub(crate) fn since_epoch(at: SystemTime) -> Option<Millis> {
     Some(Millis(0).after(at.duration_since(SystemTime::UNIX_EPOCH).ok()?))
 }
 

@@ -194,6 +194,30 @@ fn a_daemon_that_never_answers_does_not_fail_a_del() {
     assert_eq!(node.policy(), before);
 }
 
+#[test]
+fn a_del_that_no_daemon_heard_leaves_a_note_and_one_that_was_heard_none() {
+    need_root!();
+    let mut node = Node::new();
+    let notes = |node: &Node| cni::deleted::read(&node.agent.ipamd()).expect("read the notes");
+    let (heard, _) = attached(&node, "heard");
+    node.call("DEL", &heard, &node.conf("0.4.0")).silent();
+    assert_eq!(notes(&node), []);
+    let (lost, _) = attached(&node, "lost");
+    node.agent.kill();
+    for _ in 0..2 {
+        node.call("DEL", &lost, &node.conf("0.4.0")).silent();
+    }
+    let [note] = &notes(&node)[..] else {
+        panic!("one note: {:?}", notes(&node));
+    };
+    let deleted = note.deleted.as_ref().expect("a note that can be read");
+    assert_eq!(
+        (deleted.network_name.as_str(), deleted.if_name.as_str()),
+        ("aws-cni", "eth0")
+    );
+    assert_eq!(deleted.container_id, lost.container);
+}
+
 /// A late, repeated DEL without a daemon, after the address went to another pod.
 #[test]
 fn an_address_that_belongs_to_another_pod_by_now_is_left_alone() {

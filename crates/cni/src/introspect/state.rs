@@ -208,6 +208,8 @@ pub struct Leases {
     pub released: u64,
     /// The last ones, newest first.
     pub recent: Vec<Released>,
+    /// Addresses that are kept although something is wrong with their pod, and what.
+    pub doubtful: BTreeMap<String, String>,
     /// Why they cannot be compared; empty: they can.
     pub trouble: String,
 }
