@@ -3,6 +3,7 @@
 
     .venv/bin/python tests/scenarios/run.py [ID …]      all, or those named (S3-04 S3-08)
     KEEP=1 … run.py S3-04                               leaves the lab up after a failure
+    JOBS=1 … run.py                                     one lab at a time (default: 2, each of its own name)
 
 A scenario (scenarios/S*.yaml) has steps under `given`, `when` and `then`. A step is a shell line
 (`run`) with what it must show: `exit` (default 0), `contains`, `lacks`, `json` (paths and values).
@@ -25,7 +26,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
@@ -35,7 +38,8 @@ SCENARIOS = ROOT / "scenarios"
 BIN = Path(os.environ.get("BRANCHLINE_BIN", ROOT / "target" / "debug")).resolve()
 KUBERNETES = BIN.parent / "kubernetes" / "bin"
 VENV = Path(sys.executable).parent
-LAB = f"scenario-{os.getpid()}"
+# Most of a scenario's time is waiting: two go at once, each in a lab of its own.
+JOBS = int(os.environ.get("JOBS", "2"))
 STEP_TIMEOUT = 90
 
 PRELUDE = r"""
@@ -60,11 +64,13 @@ class Failed(Exception):
     """A step did not show what it must."""
 
 
-def environment():
-    env = dict(os.environ)
-    env["PATH"] = f"{BIN}:{KUBERNETES}:{VENV}:{env['PATH']}"
-    env["BRANCHLINE_LAB"] = LAB
-    return env
+def environment(home):
+    """A user's environment with a home and a lab of its own."""
+    worker = threading.get_ident() % 1_000_000
+    return {
+        **os.environ, "HOME": home, "BRANCHLINE_LAB": f"scenario-{os.getpid()}-{worker}",
+        "PATH": f"{BIN}:{KUBERNETES}:{VENV}:{os.environ['PATH']}",
+    }
 
 
 def shell(line, env, timeout=STEP_TIMEOUT):
@@ -151,7 +157,12 @@ def changed(topology, change):
 
 def with_lab(topology, change, story):
     """Brings a lab up, runs `story(env)` and takes the lab down, whatever happens."""
-    env = environment()
+    with tempfile.TemporaryDirectory(prefix="branchline-scenario") as home:
+        return in_lab(topology, change, story, environment(home))
+
+
+def in_lab(topology, change, story, env):
+    outside = dict(env)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="branchline-scenario") as file:
         file.write(changed(topology, change))
         file.flush()
@@ -174,10 +185,12 @@ def with_lab(topology, change, story):
         raise
     finally:
         if keep:
-            print(f"  the lab is still up: export BRANCHLINE_LAB={LAB}")
+            print(f"  the lab is still up: export BRANCHLINE_LAB={outside['BRANCHLINE_LAB']}")
         else:
-            subprocess.run([BIN / "branchline", "lab", "down"], env=environment(), check=True,
-                           stdout=subprocess.DEVNULL, timeout=120)
+            down = subprocess.run([BIN / "branchline", "lab", "down"], env=outside, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+            if down.returncode != 0:
+                raise Failed(f"lab down: exit {down.returncode}\n{down.stdout}")
 
 
 def scenario(spec):
@@ -208,6 +221,18 @@ def twin(spec):
     with_lab(spec["topology"], mutation.get("change", spec.get("change", {})), story)
 
 
+def told(spec, name, play):
+    """Plays it and prints how it went; whether it went well."""
+    began = time.monotonic()
+    outcome = "ok"
+    try:
+        play(spec)
+    except (Failed, subprocess.SubprocessError) as error:
+        outcome = f"FAILED\n{error}"
+    print(f"{spec['id']}  {name} … {outcome} ({time.monotonic() - began:.1f} s)\n", end="", flush=True)
+    return outcome == "ok"
+
+
 def main(wanted):
     files = sorted(SCENARIOS.glob("S*.yaml"))
     specs = [yaml.safe_load(f.read_text()) for f in files]
@@ -216,18 +241,12 @@ def main(wanted):
     if missing or not specs:
         print(f"no such scenario: {', '.join(sorted(missing)) or 'none found'}")
         return 2
-    passed = failed = 0
-    for spec in specs:
-        for name, play in ((spec["title"], scenario), ("twin: " + spec["twin"]["title"], twin)):
-            began = time.monotonic()
-            try:
-                play(spec)
-                passed += 1
-                outcome = "ok"
-            except (Failed, subprocess.SubprocessError) as error:
-                failed += 1
-                outcome = f"FAILED\n{error}"
-            print(f"{spec['id']}  {name} … {outcome} ({time.monotonic() - began:.1f} s)", flush=True)
+    plays = [(spec, name, play) for spec in specs
+             for name, play in ((spec["title"], scenario), ("twin: " + spec["twin"]["title"], twin))]
+    with ThreadPoolExecutor(JOBS) as workers:
+        outcomes = list(workers.map(lambda item: told(*item), plays))
+    passed = sum(outcomes)
+    failed = len(outcomes) - passed
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 
