@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/conformance"))
 from harness import Checks  # noqa: E402  one way to count, for all
 
+import monitoring as watched  # noqa: E402
+
 BIN = Path(os.environ.get("BRANCHLINE_BIN") or ROOT / "target/debug")
 KUBERNETES = Path(os.environ.get("KUBEBUILDER_ASSETS") or BIN.parent / "kubernetes/bin")
 CHART = ROOT / "deploy/aws-vpc-cni"
@@ -254,9 +256,9 @@ def rights():
 def iam():
     """The policies have the actions that the agent calls, and nothing else."""
     calls = set()
-    for name in ("cloud.rs", "limits.rs"):
+    for name in ("cloud.rs", "limits.rs", "translate.rs"):
         source = (ROOT / "bin/agent/src" / name).read_text()
-        calls |= set(re.findall(r"(?:= (?:t::)?|mut request = t::)(\w+)Request \{", source))
+        calls |= set(re.findall(r"(?:= (?:t::)?|Box::new\(t::)(\w+)Request \{", source))
     used = {f"ec2:{call}" for call in calls} | {"ec2:CreateTags"}  # tags come with CreateNetworkInterface
     for policy in sorted((ROOT / "deploy/iam").glob("*.json")):
         statements = json.loads(policy.read_text())["Statement"]
@@ -281,7 +283,25 @@ def articles_lines():
     check.equal("kubectl patch: the rest stays", (init["command"], len(init["env"])), (["/app/branchline-agent", "init"], 2))
 
 
-for part in (defaults, versions, environment, wrong_values, names, images, extras, rights, iam, articles_lines):
+def monitoring():
+    """Dashboard, alerts, and the chart's PodMonitor."""
+    done = subprocess.run([AGENT, "metrics"], text=True, check=True, stdout=subprocess.PIPE)
+    watched.run(check, done.stdout)
+    check.that("no PodMonitor unless asked for", ("PodMonitor", "aws-node") not in render())
+    monitor = one(render({"podMonitor": {"create": True, "interval": "10s", "labels": {"release": "p"}}}), "PodMonitor")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    check.equal("PodMonitor: endpoint", endpoint, {"port": "metrics", "path": "/metrics", "interval": "10s", "scrapeTimeout": "10s"})
+    check.equal("PodMonitor: label", monitor["metadata"]["labels"]["release"], "p")
+    template = one(render(), "DaemonSet")["spec"]["template"]
+    ports = {p["name"]: p["containerPort"] for p in container(template["spec"], "aws-node")["ports"]}
+    check.equal("PodMonitor: its port", ports["metrics"], 61678)
+    labels = monitor["spec"]["selector"]["matchLabels"]
+    check.that("PodMonitor: selects the agents", labels.items() <= template["metadata"]["labels"].items(), labels)
+    # The job, by which an alert knows an agent that is down, comes from this label.
+    check.equal("PodMonitor: job", template["metadata"]["labels"][monitor["spec"]["jobLabel"]], "aws-node")
+
+
+for part in (defaults, versions, environment, wrong_values, names, images, extras, rights, iam, articles_lines, monitoring):
     check.section(part)
 print(f"{check.passed} passed, {len(check.failed)} failed")
 sys.exit(1 if check.failed or not check.passed else 0)

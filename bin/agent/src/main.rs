@@ -33,6 +33,9 @@ enum Part {
     },
     /// Lists the variables: name, default, rule, effect.
     Variables,
+    /// Prints the metrics page of an agent that has just started: names, kinds and help texts, and
+    /// the series that are there from the start.
+    Metrics,
 }
 
 fn main() -> ExitCode {
@@ -44,5 +47,6 @@ fn main() -> ExitCode {
             branchline_agent::health(environment, ready, Duration::from_secs(within))
         }
         Part::Variables => branchline_agent::print_variables(),
+        Part::Metrics => branchline_agent::print_metrics(),
     }
 }

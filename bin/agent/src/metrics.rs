@@ -194,5 +194,22 @@ impl Metrics {
     }
 }
 
+/// The page of an agent that has just started, in a cluster: every family.
+pub(crate) fn at_start() -> String {
+    let settings = Settings::default();
+    Metrics::default().page(&Seen {
+        pool: &Pool::new(ipam::Config::new(&settings, 0)),
+        findings: &Findings::default(),
+        settings: &settings,
+        cluster: Some(Counts {
+            connected: false,
+            failed: Vec::new(),
+            dropped: 0,
+        }),
+        now: Millis(0),
+        started: Millis(0),
+    })
+}
+
 #[cfg(test)]
 mod tests;
