@@ -229,7 +229,10 @@ fn failure(refusal: &Refusal) -> Failure {
     let (kind, cni_code) = match refusal {
         Refusal::NotReady { .. } | Refusal::Draining => (FailureKind::NotReady, TRY_AGAIN),
         Refusal::TimedOut { .. } | Refusal::NotUsable { .. } => (FailureKind::PoolEmpty, TRY_AGAIN),
-        Refusal::SubnetFull { .. } | Refusal::Limit { .. } => {
+        Refusal::SubnetFull { .. }
+        | Refusal::Fragmented { .. }
+        | Refusal::NoSubnet { .. }
+        | Refusal::Limit { .. } => {
             (FailureKind::LimitReached, TRY_AGAIN)
         }
         Refusal::Ec2 { .. } => (FailureKind::Ec2, TRY_AGAIN),
@@ -246,6 +249,7 @@ fn internal(reason: String) -> Failure {
     Failure {
         kind: FailureKind::Internal.into(),
         reason,
-        cni_code: 0,
+        // The disk may have room again by then.
+        cni_code: TRY_AGAIN,
     }
 }
