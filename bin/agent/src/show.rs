@@ -78,23 +78,27 @@ fn enis(pool: &Pool) -> Enis {
 }
 
 fn interface(pool: &Pool, eni: &Eni) -> cni::introspect::Eni {
-    let cidrs = eni.slots.iter().map(|(address, slot)| {
-        let text = address.to_string();
-        let used = slot.assigned_at.is_some() || !matches!(slot.state, SlotState::Free(None));
-        let addresses: BTreeMap<String, Address> = used
-            .then(|| (text.clone(), one(pool, &text, slot)))
-            .into_iter()
-            .collect();
+    let cidrs = eni.by_block().into_iter().map(|(block, slots)| {
+        let used = slots.into_iter().filter(|(_, slot)| {
+            slot.assigned_at.is_some() || !matches!(slot.state, SlotState::Free(None))
+        });
+        let addresses = used.map(|(address, slot)| {
+            let text = address.to_string();
+            let one = one(pool, &text, slot);
+            (text, one)
+        });
+        let is_prefix = block.prefix_len() < 32;
         let cidr = Cidr {
-            // /32, as Go prints the mask.
+            // As Go prints the mask: /28 or /32.
             cidr: IpNet {
-                ip: text.clone(),
-                mask: "/////w==".to_owned(),
+                ip: block.network().to_string(),
+                mask: if is_prefix { "////8A==" } else { "/////w==" }.to_owned(),
             },
-            ip_addresses: addresses,
+            is_prefix,
+            ip_addresses: addresses.collect(),
             ..Cidr::default()
         };
-        (format!("{text}/32"), cidr)
+        (block.to_string(), cidr)
     });
     cni::introspect::Eni {
         id: eni.id.to_string(),
@@ -230,7 +234,7 @@ fn numbers(pool: &Pool) -> Numbers {
         available: counts.available,
         coming: counts.coming,
         waiting: counts.waiting,
-        prefixes: 0,
+        prefixes: counts.prefixes,
         short,
         over,
     }
@@ -262,8 +266,11 @@ fn ceilings(pool: &Pool) -> Vec<Ceiling> {
         Ceiling {
             name: "addresses".to_owned(),
             used: counts.assigned,
-            limit: counts.interfaces_max.saturating_mul(slots),
-            by: format!("{slots} on each interface that {by} allows"),
+            limit: pool.most_addresses(),
+            by: match pool.takes_prefixes() {
+                true => format!("{slots} /28 prefixes on each interface that {by} allows"),
+                false => format!("{slots} on each interface that {by} allows"),
+            },
         },
     ]
 }
@@ -282,7 +289,10 @@ fn backoff(standing: &Standing) -> Backoff {
     Backoff {
         what: match &standing.eni {
             Some(eni) => format!("{} of {eni}", failure.action),
-            None => failure.action.to_owned(),
+            None => match &standing.subnet {
+                Some(subnet) => format!("{} in {subnet}", failure.action),
+                None => failure.action.to_owned(),
+            },
         },
         code: failure.kind.word().to_owned(),
         failures: standing.failures,

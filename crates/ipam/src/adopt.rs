@@ -9,13 +9,14 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use settings::GroupSync;
 use vpc::facts::EniId;
 
 use crate::effect::{Call, Effect, OpId};
 use crate::event::{EniView, Failure, FailureKind, HandsOff, View};
 use crate::pool::{Backoff, Eni, Foreign, Pool, Slot, SlotState, Stage};
-use crate::types::Millis;
+use crate::types::{Blocks, Millis, addresses_of};
 use crate::{groups, lifecycle};
 
 /// Asks EC2 what it shows, when that is due and nothing of the kind is in flight.
@@ -27,6 +28,7 @@ pub(crate) fn ask(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
         let jitter = Duration::from_secs(pool.random() % 300);
         pool.show.next_sweep = now.after(pool.config.sweep_every).after(jitter);
         pool.wish(now, true);
+        pool.subnets.wish = true;
     }
     if pool.show.recheck.is_some_and(|at| at <= now) {
         pool.show.recheck = None;
@@ -51,7 +53,7 @@ pub(crate) fn ask(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
         return;
     }
     pool.show.wish = None;
-    let leftovers = leftovers && pool.config.leaked_eni_cleanup;
+    let leftovers = leftovers && pool.config.leaked_eni_cleanup && pool.config.provision;
     pool.call(Call::Show { leftovers }, effects);
 }
 
@@ -168,9 +170,8 @@ fn take_in(pool: &mut Pool, seen: &EniView, now: Millis) {
         return;
     }
     let has_pods = seen
-        .secondary
-        .iter()
-        .any(|address| pool.by_address.contains_key(address));
+        .addresses()
+        .any(|address| pool.by_address.contains_key(&address));
     let stage = match (&seen.attachment, primary) {
         (Some(_), true) => Stage::Ready,
         (Some(_), false) => Stage::Unplumbed,
@@ -180,14 +181,14 @@ fn take_in(pool: &mut Pool, seen: &EniView, now: Millis) {
     let mut eni = new_eni(seen, stage, now);
     eni.groups_fresh = true;
     pool.enis.insert(seen.id.clone(), eni);
-    add_slots(pool, &seen.id, &seen.secondary, now);
+    add_slots(pool, seen, now);
 }
 
 /// Whether an interface left over from an earlier start may be attached instead of deleted.
 fn is_wanted(pool: &Pool) -> bool {
     let used = crate::pool::len(pool.enis.len() + pool.births.len());
     used < pool.usable_interfaces().0
-        && crate::arithmetic::short(pool.config.warm, pool.slots_per_eni(), pool.stock()) > 0
+        && crate::arithmetic::short(pool.targets(), pool.stock(false)) > 0
 }
 
 /// The interface that a create answered with.
@@ -198,7 +199,7 @@ pub(crate) fn created(pool: &mut Pool, op: OpId, seen: &EniView, now: Millis) {
     eni.born = op.0;
     eni.groups_fresh = pool.show.last > op.0 || pool.config.group_sync == GroupSync::AtStart;
     pool.enis.entry(seen.id.clone()).or_insert(eni);
-    add_slots(pool, &seen.id, &seen.secondary, now);
+    add_slots(pool, seen, now);
 }
 
 fn new_eni(seen: &EniView, stage: Stage, now: Millis) -> Eni {
@@ -258,7 +259,7 @@ fn refresh(pool: &mut Pool, seen: &EniView, now: Millis, fx: &mut Vec<Effect>) {
         (Some(attached), Stage::Confirming) => {
             eni.attachment = Some(attached.id.clone());
             // What was decided on may have been older than this: it may hold pods after all.
-            add_slots(pool, &seen.id, &seen.secondary, now);
+            add_slots(pool, seen, now);
             lifecycle::confirm_removal(pool, &seen.id, now, fx);
             return;
         }
@@ -288,32 +289,70 @@ fn refresh(pool: &mut Pool, seen: &EniView, now: Millis, fx: &mut Vec<Effect>) {
         .is_some_and(|eni| eni.stage.is_leaving());
     if !leaving {
         drop_slots(pool, seen, now);
-        add_slots(pool, &seen.id, &seen.secondary, now);
+        add_slots(pool, seen, now);
     }
 }
 
-/// Addresses that EC2 shows and the pool does not have.
-pub(crate) fn add_slots(pool: &mut Pool, id: &EniId, shown: &[Ipv4Addr], now: Millis) {
-    for address in shown {
-        let recent = pool.returned.get(address).copied();
-        let young = recent.is_some_and(|at| at.after(pool.config.lag) > now);
-        if young && !pool.by_address.contains_key(address) {
-            pool.show.recheck = Some(now.after(pool.config.lag));
-            continue;
+/// Addresses and prefixes that EC2 shows and the pool does not have.
+pub(crate) fn add_slots(pool: &mut Pool, seen: &EniView, now: Millis) {
+    for address in &seen.secondary {
+        if !is_old_news(pool, &[*address], now) {
+            insert_slot(pool, &seen.id, *address, None, now);
         }
-        insert_slot(pool, id, *address, now);
+    }
+    for prefix in &seen.prefixes {
+        let all: Vec<Ipv4Addr> = addresses_of(*prefix).collect();
+        if !is_old_news(pool, &all, now) {
+            for address in all {
+                insert_slot(pool, &seen.id, address, Some(*prefix), now);
+            }
+        }
     }
 }
 
-/// Addresses that EC2 just assigned: true whatever was given back before.
-pub(crate) fn assigned(pool: &mut Pool, id: &EniId, addresses: &[Ipv4Addr], now: Millis) {
-    for address in addresses {
-        pool.returned.remove(address);
-        insert_slot(pool, id, *address, now);
+/// What was given back a moment ago and is nobody's: EC2's answer is older than that.
+fn is_old_news(pool: &mut Pool, addresses: &[Ipv4Addr], now: Millis) -> bool {
+    let lag = pool.config.lag;
+    let young = |address: &Ipv4Addr| {
+        let given = pool.returned.get(address);
+        given.is_some_and(|at| at.after(lag) > now)
+    };
+    let used = |address: &Ipv4Addr| pool.by_address.contains_key(address);
+    let old = addresses.iter().any(young) && !addresses.iter().any(used);
+    if old {
+        pool.show.recheck = Some(now.after(lag));
+    }
+    old
+}
+
+/// What EC2 just assigned: true whatever was given back before.
+pub(crate) fn assigned(pool: &mut Pool, id: &EniId, blocks: &Blocks, now: Millis) {
+    for address in blocks.addresses() {
+        pool.returned.remove(&address);
+    }
+    match blocks {
+        Blocks::Addresses(all) => {
+            for address in all {
+                insert_slot(pool, id, *address, None, now);
+            }
+        }
+        Blocks::Prefixes(all) => {
+            for prefix in all {
+                for address in addresses_of(*prefix) {
+                    insert_slot(pool, id, address, Some(*prefix), now);
+                }
+            }
+        }
     }
 }
 
-fn insert_slot(pool: &mut Pool, id: &EniId, address: Ipv4Addr, now: Millis) {
+fn insert_slot(
+    pool: &mut Pool,
+    id: &EniId,
+    address: Ipv4Addr,
+    prefix: Option<Ipv4Net>,
+    now: Millis,
+) {
     if !pool.enis.contains_key(id) {
         return;
     }
@@ -360,9 +399,11 @@ fn insert_slot(pool: &mut Pool, id: &EniId, address: Ipv4Addr, now: Millis) {
         known: now,
         assigned_at,
         lost: false,
-        prefix: None,
+        prefix,
     };
-    eni.slots.entry(address).or_insert(fresh).lost = false;
+    let slot = eni.slots.entry(address).or_insert(fresh);
+    slot.lost = false;
+    slot.prefix = prefix;
 }
 
 /// Addresses that the pool has and EC2 shows no more.
@@ -372,9 +413,10 @@ fn drop_slots(pool: &mut Pool, seen: &EniView, now: Millis) {
     let Some(eni) = pool.enis.get_mut(&seen.id) else {
         return;
     };
+    let shown: BTreeSet<Ipv4Addr> = seen.addresses().collect();
     eni.slots.retain(|address, slot| {
         let young = slot.known.after(lag) > now;
-        if seen.secondary.contains(address) || young {
+        if shown.contains(address) || young {
             return true;
         }
         match slot.state {

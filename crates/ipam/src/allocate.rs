@@ -2,14 +2,18 @@
 //!
 //! Packing: the interface with the lowest device index is filled first, so that interfaces empty
 //! from the top and can be given back, and so that a node's first pods share its primary
-//! interface. Within an interface a never used address comes first, then the one that has rested
-//! longest.
+//! interface; within an interface the fullest prefix, so that prefixes empty and can be given back.
+//! Within that a never used address comes first, then the one that has rested longest. What is not
+//! of the kind that the pool takes now comes last, so that it empties.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
 
 use crate::effect::{Effect, Record, Refusal, Reply};
 use crate::grow::{self, Outlook};
-use crate::pool::{Eni, Pool, Slot, SlotState, Stage, Waiting};
+use crate::pool::{Eni, Pool, Slot, SlotState, Waiting};
 use crate::types::{Allocation, Key, Lease, Millis, Pod, Ticket};
 
 pub(crate) fn add(
@@ -131,7 +135,7 @@ pub(crate) fn refuse(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
         return;
     }
     let outlook = grow::outlook(pool, now);
-    let coming = pool.coming() as usize;
+    let coming = pool.coming().addresses() as usize;
     let mut rests: Vec<Millis> = resting(pool).collect();
     rests.sort_unstable();
     let late = grow::standing_in_the_way(pool, now);
@@ -177,7 +181,7 @@ fn refuse_one(waiting: Waiting, refusal: &Refusal, effects: &mut Vec<Effect>) {
 
 /// The times at which resting addresses of interfaces in service have rested.
 pub(crate) fn resting(pool: &Pool) -> impl Iterator<Item = Millis> {
-    let ready = pool.enis.values().filter(|eni| is_serving(eni));
+    let ready = pool.enis.values().filter(|eni| pool.serves(eni));
     ready
         .flat_map(|eni| eni.slots.values())
         .filter_map(|slot| match slot.state {
@@ -188,25 +192,40 @@ pub(crate) fn resting(pool: &Pool) -> impl Iterator<Item = Millis> {
         })
 }
 
+/// The address for the next pod, in the order of the module's words.
 fn pick(pool: &Pool) -> Option<Ipv4Addr> {
-    let serving = pool.enis.values().filter(|eni| is_serving(eni));
-    let mut by_device: Vec<&Eni> = serving.collect();
-    by_device.sort_by_key(|eni| eni.device);
-    by_device.into_iter().find_map(|eni| {
+    let serving = pool.enis.values().filter(|eni| pool.serves(eni));
+    let free = serving.flat_map(|eni| {
+        let fullness = fullness(eni);
         let free = eni
             .slots
             .iter()
             .filter(|(_, slot)| pool.is_rested(slot) && !slot.lost);
-        let order = |(address, slot): (&Ipv4Addr, &Slot)| match slot.state {
-            SlotState::Free(released) => (released, *address),
-            SlotState::Assigned(_) | SlotState::Leaving => (None, *address),
-        };
-        free.map(order).min().map(|(_, address)| address)
-    })
+        free.map(move |(address, slot)| {
+            let of_prefix = slot.prefix.map(|prefix| {
+                let used = fullness.get(&prefix).copied().unwrap_or(0);
+                (std::cmp::Reverse(used), prefix)
+            });
+            let released = match slot.state {
+                SlotState::Free(released) => released,
+                SlotState::Assigned(_) | SlotState::Leaving => None,
+            };
+            let kind = !pool.is_current(slot);
+            (kind, eni.device, of_prefix, released, *address)
+        })
+    });
+    free.min().map(|(.., address)| address)
 }
 
-fn is_serving(eni: &Eni) -> bool {
-    eni.stage == Stage::Ready && eni.missing_since.is_none()
+/// How many addresses of each prefix pods have.
+fn fullness(eni: &Eni) -> BTreeMap<Ipv4Net, u32> {
+    let mut used = BTreeMap::new();
+    for slot in eni.slots.values() {
+        if let (Some(prefix), SlotState::Assigned(_)) = (slot.prefix, &slot.state) {
+            *used.entry(prefix).or_default() += 1;
+        }
+    }
+    used
 }
 
 fn release(pool: &mut Pool, address: Ipv4Addr, now: Millis) {

@@ -7,7 +7,8 @@ use crate::effect::{Call, Effect, OpId, Record};
 use crate::event::{Answer, Event, Failure, FailureKind};
 use crate::pool::{Pool, SlotState};
 use crate::types::{Allocation, Millis};
-use crate::{adopt, allocate, groups, grow, lifecycle};
+use crate::ways::Road;
+use crate::{adopt, allocate, groups, grow, lifecycle, subnets};
 
 pub(crate) fn take(pool: &mut Pool, event: Event, now: Millis, effects: &mut Vec<Effect>) {
     match event {
@@ -31,6 +32,7 @@ pub(crate) fn take(pool: &mut Pool, event: Event, now: Millis, effects: &mut Vec
         }
         Event::Node(facts) => {
             if pool.node.replace(facts).is_none() {
+                pool.subnets.wish = true;
                 pool.not_ready = Some("EC2 has not shown its interfaces yet".to_owned());
                 pool.wish(now, true);
             }
@@ -38,7 +40,7 @@ pub(crate) fn take(pool: &mut Pool, event: Event, now: Millis, effects: &mut Vec
         Event::Add { ticket, key, pod } => allocate::add(pool, ticket, key, pod, now, effects),
         Event::Delete { ticket, key } => allocate::delete(pool, ticket, key, now, effects),
         Event::Imds(seen) => groups::imds(pool, seen),
-        Event::Denied(failures) => drop(failures),
+        Event::Denied(failures) => denied(pool, failures, now),
         Event::Cordoned(cordoned) => pool.cordoned = cordoned,
         Event::Drain => pool.draining = true,
         Event::Answered { op, result } => {
@@ -46,6 +48,22 @@ pub(crate) fn take(pool: &mut Pool, event: Event, now: Millis, effects: &mut Vec
                 answered(pool, op, call, result, now, effects);
             }
         }
+    }
+}
+
+/// EC2 would refuse these: what needs them is not tried before a back-off, and is known by name.
+fn denied(pool: &mut Pool, failures: Vec<Failure>, now: Millis) {
+    for failure in failures {
+        let road = match failure.action {
+            "CreateNetworkInterface" | "AttachNetworkInterface" | "CreateTags" => Road::Create,
+            "AssignPrivateIpAddresses" => Road::Assign,
+            _ => {
+                pool.denied.insert(failure.action, failure);
+                continue;
+            }
+        };
+        pool.denied.insert(failure.action, failure.clone());
+        pool.bar(road, failure, now);
     }
 }
 
@@ -89,10 +107,27 @@ fn answered(
 ) {
     pool.touch(&call, pool.next_op - 1);
     let action = call.action();
+    match &result {
+        Ok(_) => drop(pool.denied.remove(action)),
+        Err(failure) if failure.kind == FailureKind::Denied => {
+            pool.denied.insert(action, failure.clone());
+        }
+        // It came after the right was checked, or says nothing of it.
+        Err(_) => {}
+    }
     match (call, result) {
-        (Call::CreateEni { token, .. }, Ok(Answer::Created(view))) => {
+        (
+            Call::CreateEni {
+                token,
+                want,
+                subnet,
+                ..
+            },
+            Ok(Answer::Created(view)),
+        ) => {
             pool.births.retain(|birth| birth.token != token);
-            grow::granted(&mut pool.create);
+            pool.granted(Road::Create, want.unit(), &subnet);
+            pool.subnets.took(&subnet, want.addresses() + 1);
             adopt::created(pool, op, &view, now);
         }
         (Call::CreateEni { token, .. }, result) => {
@@ -104,13 +139,17 @@ fn answered(
         (Call::AttachEni { eni, .. }, result) => {
             lifecycle::attach_failed(pool, &eni, failure(action, result), now);
         }
-        (Call::Assign { eni, .. }, Ok(Answer::Assigned(blocks))) => {
-            grow::granted(&mut pool.assign);
-            adopt::assigned(pool, &eni, &blocks.addresses(), now);
+        (Call::Assign { eni, want }, Ok(Answer::Assigned(blocks))) => {
+            if let Some(subnet) = pool.enis.get(&eni).map(|eni| eni.subnet.clone()) {
+                pool.granted(Road::Assign, want.unit(), &subnet);
+                pool.subnets.took(&subnet, want.addresses());
+            }
+            adopt::assigned(pool, &eni, &blocks, now);
         }
-        (Call::ShowSubnets, _) => {}
-        (Call::Assign { want, .. }, result) => {
-            grow::assign_failed(pool, want.slots(), failure(action, result), now);
+        (Call::ShowSubnets, Ok(Answer::Subnets(seen))) => subnets::shown(pool, seen),
+        (Call::ShowSubnets, result) => subnets::failed(pool, failure(action, result), now),
+        (Call::Assign { eni, want }, result) => {
+            grow::assign_failed(pool, &eni, want, failure(action, result), now);
         }
         (Call::Show { .. }, Ok(Answer::Shown(view))) => {
             adopt::shown(pool, op, view, now, effects);

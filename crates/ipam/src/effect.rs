@@ -187,6 +187,26 @@ pub enum Refusal {
         /// When the pool asks EC2 again.
         retry: Duration,
     },
+    /// The subnet has no /28 in one piece, and a single address cannot be taken instead.
+    #[error("subnet {subnet} has no free /28 in one piece ({failure}); tried again in {}s", retry.as_secs())]
+    Fragmented {
+        /// The subnet.
+        subnet: SubnetId,
+        /// EC2's words.
+        failure: Failure,
+        /// When the pool asks EC2 again.
+        retry: Duration,
+    },
+    /// No subnet of the zone may hold pods.
+    #[error(
+        "no free address, and no subnet of the zone is for pods: {} (tag kubernetes.io/role/cni, \
+         ENABLE_SUBNET_DISCOVERY)",
+        list(subnets)
+    )]
+    NoSubnet {
+        /// The zone's subnets.
+        subnets: Vec<SubnetId>,
+    },
     /// Every interface is full and no other may be attached.
     #[error(
         "all {interfaces} interfaces that {by} allows are full: {assigned} of {total} addresses \
@@ -241,6 +261,11 @@ pub enum Refusal {
         /// The attachment.
         key: Key,
     },
+}
+
+fn list(subnets: &[SubnetId]) -> String {
+    let names: Vec<&str> = subnets.iter().map(SubnetId::as_str).collect();
+    names.join(", ")
 }
 
 fn ready_in(next: Option<Duration>) -> String {

@@ -8,7 +8,9 @@ use vpc::facts::{EniId, Mac, SgId, SubnetId};
 
 use crate::effect::OpId;
 use crate::subnets::SubnetView;
-use crate::types::{Allocation, AttachmentId, Blocks, Key, Millis, NodeFacts, Pod, Ticket};
+use crate::types::{
+    Allocation, AttachmentId, Blocks, Key, Millis, NodeFacts, Pod, Ticket, addresses_of,
+};
 
 /// Something happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +126,14 @@ pub struct EniView {
     pub ours: bool,
     /// It must not be touched, and why.
     pub hands_off: Option<HandsOff>,
+}
+
+impl EniView {
+    /// Its addresses for pods: single ones, and those of its prefixes.
+    pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let single = self.secondary.iter().copied();
+        single.chain(self.prefixes.iter().copied().flat_map(addresses_of))
+    }
 }
 
 /// Why an interface is not the pool's to use.

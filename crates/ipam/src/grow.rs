@@ -1,35 +1,77 @@
 //! More addresses: first on interfaces that have room, then on new interfaces.
 //!
 //! A waiting pod makes the pool grow in the same step; several interfaces are created at once when
-//! one does not do. What EC2 refuses is not asked for again before a backoff, per way; a subnet
-//! that is nearly full is asked for half as much each time, down to one address.
+//! one does not do. What EC2 refuses is not asked for again before a back-off ([`crate::ways`]); a
+//! subnet that is nearly full is asked for half as much each time, down to one. Where a subnet has
+//! no /28 in one piece, single addresses stand in for prefixes until one can be had.
 
 use std::time::Duration;
+
+use settings::GroupSync;
+use vpc::facts::{EniId, SubnetId};
 
 use crate::arithmetic;
 use crate::effect::{Call, Effect, Refusal};
 use crate::event::{Failure, FailureKind};
-use crate::pool::{Backoff, Birth, Eni, Pool, SlotState, Stage, Way, len};
-use crate::types::{ClientToken, Millis, Want};
-use settings::GroupSync;
+use crate::pool::{Backoff, Birth, Eni, Pool, SlotState, Stage, len};
+use crate::types::{ClientToken, Millis, PREFIX_SIZE, Unit, Want};
+use crate::ways::{Road, Way};
 
 pub(crate) fn plan(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
+    if !pool.config.provision {
+        return;
+    }
     retry_births(pool, now, effects);
-    let mut short = arithmetic::short(pool.config.warm, pool.slots_per_eni(), pool.stock());
+    let unit = pool.unit();
+    let short = arithmetic::short(pool.targets(), pool.stock(false));
     if short == 0 {
         return;
     }
     cancel_removals(pool, now);
-    while short > 0 {
-        let grown = match fill(pool, short, now, effects) {
-            0 => create(pool, short, now, effects),
+    let missing = more(pool, unit, short, now, effects);
+    if missing == 0 || unit == Unit::Address {
+        return;
+    }
+    let is_full = !has_room(pool) && pool.enis.values().all(|eni| free_slots(pool, eni) == 0);
+    if is_full {
+        crate::shrink::make_room(pool, missing.div_ceil(PREFIX_SIZE), now, effects);
+    } else if prefixes_only_missing(pool, now) {
+        let targets = pool.targets().without_prefixes();
+        let short = arithmetic::short(targets, pool.stock(true));
+        more(pool, Unit::Address, short, now, effects);
+    }
+}
+
+/// Asks for what is short, in a unit; returns how much of it could not be asked for.
+fn more(pool: &mut Pool, unit: Unit, short: u32, now: Millis, effects: &mut Vec<Effect>) -> u32 {
+    let mut missing = short;
+    while missing > 0 {
+        let grown = match fill(pool, unit, missing, now, effects) {
+            0 => create(pool, unit, missing, now, effects),
             n => n,
         };
         if grown == 0 {
-            return;
+            return missing;
         }
-        short = short.saturating_sub(grown);
+        missing = missing.saturating_sub(grown);
     }
+    0
+}
+
+/// Whether there is room for prefixes, and only a subnet's lack of them keeps them from being
+/// asked for.
+fn prefixes_only_missing(pool: &Pool, now: Millis) -> bool {
+    let lacking = |road, subnet: &SubnetId| pool.ways.no_prefix(road, subnet, now);
+    let with_room = pool.enis.values().filter(|eni| free_slots(pool, eni) > 0);
+    let mut on_interfaces = with_room.map(|eni| lacking(Road::Assign, &eni.subnet));
+    if on_interfaces.any(|lacking| lacking) {
+        return true;
+    }
+    has_room(pool)
+        && pool
+            .places()
+            .iter()
+            .any(|subnet| lacking(Road::Create, subnet))
 }
 
 /// An interface that EC2 has not yet been told to detach stays when it is needed after all.
@@ -40,106 +82,96 @@ fn cancel_removals(pool: &mut Pool, now: Millis) {
     }
 }
 
-/// Asks for more addresses on one interface; returns how many.
-fn fill(pool: &mut Pool, short: u32, now: Millis, effects: &mut Vec<Effect>) -> u32 {
-    let probing = pool.assign.trouble.is_some()
-        && pool
-            .ops
-            .values()
-            .any(|call| matches!(call, Call::Assign { .. }));
-    if !pool.assign.retry.open(now) || probing {
-        return 0;
-    }
-    let room = |eni: &&Eni| free_slots(pool, eni) > 0 && !is_assigning(pool, eni);
+/// How much is asked for at once: what is short, as far as there are slots and as the subnet gives.
+fn amount(pool: &Pool, unit: Unit, short: u32, slots: u32, cap: u32) -> Want {
+    let n = match unit {
+        Unit::Prefix => short.div_ceil(PREFIX_SIZE),
+        // Single addresses that stand in for prefixes are as few as do.
+        Unit::Address if pool.config.warm.by_address() || pool.unit() == Unit::Prefix => short,
+        Unit::Address => u32::MAX,
+    };
+    Want::of(unit, n.min(slots).min(cap))
+}
+
+/// Asks for more on one interface; returns how many addresses.
+fn fill(pool: &mut Pool, unit: Unit, short: u32, now: Millis, effects: &mut Vec<Effect>) -> u32 {
+    let asking = pool.is_on(Road::Assign);
+    let room = |eni: &&Eni| {
+        free_slots(pool, eni) > 0
+            && !is_assigning(pool, eni)
+            && pool.ways.open(Road::Assign, unit, &eni.subnet, now)
+            // Where EC2 has refused, one is tried at a time.
+            && !(asking && pool.ways.troubled(Road::Assign, unit, &eni.subnet))
+    };
     let Some(eni) = pool.enis.values().filter(room).min_by_key(|eni| eni.device) else {
         return 0;
     };
-    let room = free_slots(pool, eni);
-    let wanted = if pool.config.warm.by_address() {
-        short
-    } else {
-        u32::MAX
-    };
-    let count = room.min(wanted).min(pool.assign.cap.unwrap_or(u32::MAX));
+    let cap = pool.ways.cap(Road::Assign, unit, &eni.subnet);
+    let want = amount(pool, unit, short, free_slots(pool, eni), cap);
     let eni = eni.id.clone();
-    let want = Want::Addresses(count);
     pool.call(Call::Assign { eni, want }, effects);
-    count
+    want.addresses()
 }
 
 /// Creates one interface; returns how many addresses it will have.
-fn create(pool: &mut Pool, short: u32, now: Millis, effects: &mut Vec<Effect>) -> u32 {
-    let Some(node) = pool.node.as_ref() else {
-        return 0;
-    };
-    let (slots, subnet) = (node.limits.slots(), node.subnet.clone());
-    // Where EC2 has refused, one is tried at a time.
-    let unsettled = pool.births.iter().any(|birth| birth.trouble.is_some())
-        || (pool.create.trouble.is_some() && !pool.births.is_empty());
-    if !pool.create.retry.open(now) || !has_room(pool) || slots == 0 || unsettled {
+fn create(pool: &mut Pool, unit: Unit, short: u32, now: Millis, effects: &mut Vec<Effect>) -> u32 {
+    let slots = pool.slots_per_eni();
+    if !has_room(pool) || slots == 0 || pool.births.iter().any(|birth| birth.trouble.is_some()) {
         return 0;
     }
-    let wanted = if pool.config.warm.by_address() {
-        short
-    } else {
-        u32::MAX
+    let creating = !pool.births.is_empty();
+    let open = |subnet: &SubnetId| {
+        pool.ways.open(Road::Create, unit, subnet, now)
+            && !(creating && pool.ways.troubled(Road::Create, unit, subnet))
     };
-    let count = slots.min(wanted).min(pool.create.cap.unwrap_or(u32::MAX));
+    let Some(subnet) = pool.places().into_iter().find(open) else {
+        return 0;
+    };
+    let cap = pool.ways.cap(Road::Create, unit, &subnet);
+    let want = amount(pool, unit, short, slots, cap);
     let groups = match pool.config.group_sync {
         GroupSync::AtStart => pool.groups.at_start.clone(),
         GroupSync::OncePerChange | GroupSync::UntilConfirmed => pool.groups.primary.clone(),
     };
     let token = ClientToken(format!("{:016x}-{}", pool.random(), pool.next_token));
     pool.next_token += 1;
-    pool.births.push(Birth {
-        token: token.clone(),
-        want: Want::Addresses(count),
-        groups: groups.clone(),
+    let birth = Birth {
+        token,
+        want,
+        subnet,
+        groups,
         retry: Backoff::default(),
         trouble: None,
-    });
-    pool.call(
-        Call::CreateEni {
-            token,
-            subnet,
-            groups,
-            want: Want::Addresses(count),
-        },
-        effects,
-    );
+    };
+    pool.call(birth.call(), effects);
+    pool.births.push(birth);
     if pool.config.group_sync != GroupSync::AtStart {
         // The copy may be old: EC2 is asked while it creates, and the interface waits for that.
         pool.wish(now, false);
     }
-    count
+    want.addresses()
+}
+
+impl Birth {
+    fn call(&self) -> Call {
+        Call::CreateEni {
+            token: self.token.clone(),
+            subnet: self.subnet.clone(),
+            groups: self.groups.clone(),
+            want: self.want,
+        }
+    }
 }
 
 /// The same call again, with the same token: the interface may exist already.
 fn retry_births(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
-    let Some(subnet) = pool.node.as_ref().map(|node| node.subnet.clone()) else {
-        return;
-    };
     for birth in pool.births.clone() {
         let asked = pool.ops.values().any(|call| match call {
             Call::CreateEni { token, .. } => *token == birth.token,
             _ => false,
         });
         if !asked && birth.retry.open(now) {
-            let Birth {
-                token,
-                want,
-                groups,
-                ..
-            } = birth;
-            pool.call(
-                Call::CreateEni {
-                    token,
-                    subnet: subnet.clone(),
-                    groups,
-                    want,
-                },
-                effects,
-            );
+            pool.call(birth.call(), effects);
         }
     }
 }
@@ -167,54 +199,34 @@ pub(crate) fn create_failed(pool: &mut Pool, token: &ClientToken, failure: Failu
         // An earlier try had an unclear end: what it may have left is found by its tag.
         pool.show.recheck = Some(now.after(pool.config.lag));
     }
-    let way = std::mem::take(&mut pool.create);
-    pool.create = refused(pool, way, birth.want.slots(), failure, now);
+    if failure.kind == FailureKind::SubnetFull {
+        pool.subnets
+            .lacks(&birth.subnet, birth.want.addresses() + 1, now);
+    }
+    pool.refused(Road::Create, birth.want, &birth.subnet, failure, now);
 }
 
-pub(crate) fn assign_failed(pool: &mut Pool, count: u32, failure: Failure, now: Millis) {
-    use FailureKind::{Denied, SubnetFull, Throttled};
-    if !matches!(failure.kind, SubnetFull | Throttled | Denied) {
+pub(crate) fn assign_failed(
+    pool: &mut Pool,
+    id: &EniId,
+    want: Want,
+    failure: Failure,
+    now: Millis,
+) {
+    use FailureKind::{Denied, NoPrefix, SubnetFull, Throttled};
+    if !matches!(failure.kind, SubnetFull | NoPrefix | Throttled | Denied) {
         // It may have been done, or the interface is not as we think: what EC2 shows now, and once
         // more when its answers cannot lag any longer, settles it.
         pool.wish(now, false);
         pool.show.recheck = Some(now.after(pool.config.lag));
     }
-    let way = std::mem::take(&mut pool.assign);
-    pool.assign = refused(pool, way, count, failure, now);
-}
-
-/// What stands in a way after a refusal of `count` addresses.
-fn refused(pool: &mut Pool, mut way: Way, count: u32, failure: Failure, now: Millis) -> Way {
-    let seconds = Duration::from_secs;
-    if failure.kind == FailureKind::SubnetFull && count > 1 {
-        way.cap = Some(count / 2);
-        way.trouble = Some(failure);
-        return way;
+    let subnet = pool.enis.get(id).map(|eni| eni.subnet.clone());
+    let subnet = subnet.or_else(|| pool.node.as_ref().map(|node| node.subnet.clone()));
+    let Some(subnet) = subnet else { return };
+    if failure.kind == SubnetFull {
+        pool.subnets.lacks(&subnet, want.addresses(), now);
     }
-    let (first, most) = match failure.kind {
-        FailureKind::SubnetFull | FailureKind::NoPrefix => (seconds(10), seconds(120)),
-        FailureKind::Throttled | FailureKind::Unclear => (Duration::from_millis(500), seconds(30)),
-        FailureKind::Denied | FailureKind::InstanceEniLimit | FailureKind::AccountEniLimit => {
-            (seconds(30), seconds(300))
-        }
-        FailureKind::AddressLimit
-        | FailureKind::NotFound
-        | FailureKind::Conflict
-        | FailureKind::Rejected => (seconds(2), seconds(60)),
-    };
-    way.retry = pool.backed_off(way.retry.failures, now, first, most);
-    way.trouble = Some(failure);
-    way
-}
-
-/// EC2 gave what was asked for: a way that was narrow widens again.
-pub(crate) fn granted(way: &mut Way) {
-    way.retry = Backoff::default();
-    way.trouble = None;
-    way.cap = way
-        .cap
-        .and_then(|cap| cap.checked_mul(2))
-        .filter(|cap| *cap < 64);
+    pool.refused(Road::Assign, want, &subnet, failure, now);
 }
 
 /// When more addresses can be had.
@@ -241,40 +253,67 @@ impl Outlook {
 }
 
 pub(crate) fn outlook(pool: &Pool, now: Millis) -> Outlook {
-    let room_on_interfaces = pool.enis.values().any(|eni| free_slots(pool, eni) > 0);
-    let leaving = pool.enis.values().any(|eni| eni.stage.is_leaving());
-    if room_on_interfaces {
-        blocked(pool, &pool.assign, now)
-    } else if has_room(pool) && pool.slots_per_eni() > 0 {
+    let units = match pool.unit() {
+        Unit::Address => &[Unit::Address][..],
+        Unit::Prefix => &[Unit::Prefix, Unit::Address],
+    };
+    let mut found: Vec<Outlook> = Vec::new();
+    let with_room = pool.enis.values().filter(|eni| free_slots(pool, eni) > 0);
+    for eni in with_room.filter(|_| pool.config.provision) {
+        for unit in units {
+            found.push(blocked(pool, Road::Assign, *unit, &eni.subnet, now));
+        }
+    }
+    if found.is_empty() && has_room(pool) && pool.slots_per_eni() > 0 {
         let unsettled = pool.births.iter().find_map(|birth| {
-            Some((
-                birth.retry.until,
-                Refusal::Ec2 {
-                    failure: birth.trouble.clone()?,
-                },
-            ))
+            let failure = birth.trouble.clone()?;
+            Some(Outlook::At(birth.retry.until, Refusal::Ec2 { failure }))
         });
-        match unsettled {
-            Some((at, refusal)) => Outlook::At(at, refusal),
-            None => blocked(pool, &pool.create, now),
+        if let Some(unsettled) = unsettled {
+            return unsettled;
         }
-    } else if leaving || pool.coming() > 0 {
-        Outlook::Soon {
-            waiting_for: in_flight(pool),
+        if let Some(subnets) = pool.all_excluded() {
+            return Outlook::Never(Refusal::NoSubnet { subnets });
         }
-    } else {
-        Outlook::Never(limit(pool))
+        for subnet in pool.places() {
+            for unit in units {
+                found.push(blocked(pool, Road::Create, *unit, &subnet, now));
+            }
+        }
+        if found.is_empty() {
+            // The zone's subnets are being asked for.
+            found.push(soon(pool));
+        }
+    }
+    let leaving = pool.enis.values().any(|eni| eni.stage.is_leaving());
+    if found.is_empty() && (leaving || pool.coming().addresses() > 0) {
+        return soon(pool);
+    }
+    // The way that opens first.
+    let first = found.into_iter().min_by_key(|outlook| match outlook {
+        Outlook::Soon { .. } => Millis(0),
+        Outlook::At(at, _) => *at,
+        Outlook::Never(_) => Millis(u64::MAX),
+    });
+    first.unwrap_or_else(|| Outlook::Never(limit(pool)))
+}
+
+fn soon(pool: &Pool) -> Outlook {
+    Outlook::Soon {
+        waiting_for: in_flight(pool),
     }
 }
 
-fn blocked(pool: &Pool, way: &Way, now: Millis) -> Outlook {
-    match &way.trouble {
-        Some(failure) if !way.retry.open(now) => {
-            Outlook::At(way.retry.until, refusal(pool, failure.clone(), way, now))
-        }
-        _ => Outlook::Soon {
-            waiting_for: in_flight(pool),
+fn blocked(pool: &Pool, road: Road, unit: Unit, subnet: &SubnetId, now: Millis) -> Outlook {
+    match pool.ways.barrier(road, unit, subnet, now) {
+        Some(way) => match &way.trouble {
+            Some(failure) => Outlook::At(
+                way.retry.until,
+                refusal(pool, failure.clone(), Some(subnet), way, now),
+            ),
+            None => soon(pool),
         },
+        None => soon(pool),
     }
 }
 
@@ -296,18 +335,29 @@ pub(crate) fn standing_in_the_way(pool: &Pool, now: Millis) -> Option<Refusal> {
     if let Some(failure) = pool.births.iter().find_map(|birth| birth.trouble.clone()) {
         return Some(Refusal::Ec2 { failure });
     }
-    let way = [&pool.assign, &pool.create]
-        .into_iter()
-        .find(|way| way.trouble.is_some())?;
-    Some(refusal(pool, way.trouble.clone()?, way, now))
+    let mut ways = pool.ways.all().filter(|(_, way)| way.trouble.is_some());
+    let (subnet, way) = ways.next()?;
+    Some(refusal(pool, way.trouble.clone()?, subnet, way, now))
 }
 
-fn refusal(pool: &Pool, failure: Failure, way: &Way, now: Millis) -> Refusal {
-    match (failure.kind, &pool.node) {
-        (FailureKind::SubnetFull, Some(node)) => Refusal::SubnetFull {
-            subnet: node.subnet.clone(),
+fn refusal(
+    pool: &Pool,
+    failure: Failure,
+    subnet: Option<&SubnetId>,
+    way: &Way,
+    now: Millis,
+) -> Refusal {
+    let retry = way.retry.until.since(now);
+    match (failure.kind, subnet.cloned()) {
+        (FailureKind::SubnetFull, Some(subnet)) => Refusal::SubnetFull {
+            subnet,
             failure,
-            retry: way.retry.until.since(now),
+            retry,
+        },
+        (FailureKind::NoPrefix, Some(subnet)) => Refusal::Fragmented {
+            subnet,
+            failure,
+            retry,
         },
         (FailureKind::InstanceEniLimit, _) if has_no_room_by_count(pool) => limit(pool),
         _ => Refusal::Ec2 { failure },
@@ -344,9 +394,9 @@ fn in_flight(pool: &Pool) -> String {
     actions.into_iter().collect::<Vec<_>>().join(", ")
 }
 
-/// Addresses that EC2 would still let an interface in service have.
+/// Slots for addresses or prefixes that an interface in service still has.
 fn free_slots(pool: &Pool, eni: &Eni) -> u32 {
-    if eni.stage != Stage::Ready || eni.missing_since.is_some() {
+    if !pool.serves(eni) {
         return 0;
     }
     let in_flight: u32 = pool
@@ -358,7 +408,7 @@ fn free_slots(pool: &Pool, eni: &Eni) -> u32 {
         })
         .sum();
     pool.slots_per_eni()
-        .saturating_sub(len(eni.slots.len()) + in_flight)
+        .saturating_sub(eni.used_slots() + in_flight)
 }
 
 fn is_assigning(pool: &Pool, eni: &Eni) -> bool {

@@ -34,16 +34,17 @@ mod status;
 mod subnets;
 mod types;
 mod view;
+mod ways;
 
 pub use effect::{Call, Effect, OpId, Record, Refusal, Reply};
 pub use event::{Answer, Attached, EniView, Event, Failure, FailureKind, HandsOff, ImdsEni, View};
 pub use pool::{Eni, Foreign, Pool, Slot, SlotState, Stage};
 pub use status::Standing;
+pub use subnets::{SubnetUse, SubnetView};
 pub use types::{
     Allocation, AttachmentId, Blocks, ClientToken, Config, EniLimitBy, Key, Lease, Limits, Millis,
-    NodeFacts, PREFIX_SIZE, Pod, Ticket, Want, addresses_of,
+    NodeFacts, PREFIX_SIZE, Pod, Ticket, Unit, Want, addresses_of,
 };
-pub use subnets::{SubnetUse, SubnetView};
 pub use view::{Counts, GroupState};
 
 /// One step of the pool: what happened, at what time; returns what to do, in order.
@@ -67,6 +68,7 @@ pub fn step(pool: &mut Pool, event: Event, now: Millis) -> Vec<Effect> {
     }
     if !pool.is_draining() {
         adopt::ask(pool, now, &mut effects);
+        subnets::ask(pool, now, &mut effects);
     }
     allocate::refuse(pool, now, &mut effects);
     if let Some(at) = pool.next_wake(now) {

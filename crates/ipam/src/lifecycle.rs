@@ -15,7 +15,8 @@ use vpc::facts::EniId;
 use crate::effect::{Call, Effect, Record};
 use crate::event::{Failure, FailureKind, HandsOff};
 use crate::pool::{Eni, Pool, Stage};
-use crate::types::{AttachmentId, Millis};
+use crate::types::{AttachmentId, Millis, Want};
+use crate::ways::Road;
 
 pub(crate) fn drive(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
     let ids: Vec<EniId> = pool.enis.keys().cloned().collect();
@@ -38,6 +39,9 @@ pub(crate) fn drive(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
 /// The call that the stage needs, with the stage that it leads to.
 fn next_call(pool: &Pool, eni: &Eni) -> Option<(Stage, Call)> {
     let id = eni.id.clone();
+    if !pool.config.provision && eni.stage != Stage::Unplumbed {
+        return None;
+    }
     match eni.stage {
         Stage::Unattached => {
             let device = free_device(pool)?;
@@ -110,7 +114,11 @@ fn settle_groups(pool: &mut Pool, id: &EniId, now: Millis) {
 /// An interface of ours must go away with its instance; serves pods meanwhile.
 fn protect(pool: &mut Pool, id: &EniId, now: Millis, effects: &mut Vec<Effect>) {
     let Some(eni) = pool.enis.get(id) else { return };
-    let due = eni.ours && !eni.protected && !eni.is_primary() && !eni.stage.is_leaving();
+    let due = pool.config.provision
+        && eni.ours
+        && !eni.protected
+        && !eni.is_primary()
+        && !eni.stage.is_leaving();
     let Some(attachment) = eni.attachment.clone().filter(|_| due) else {
         return;
     };
@@ -156,7 +164,7 @@ pub(crate) fn attached(pool: &mut Pool, id: &EniId, device: u32, by: AttachmentI
         eni.attached_at = now;
         proceed(eni, Stage::Unplumbed, now);
     }
-    crate::grow::granted(&mut pool.create);
+    pool.opened(Road::Create);
 }
 
 pub(crate) fn attach_failed(pool: &mut Pool, id: &EniId, failure: Failure, now: Millis) {
@@ -164,10 +172,11 @@ pub(crate) fn attach_failed(pool: &mut Pool, id: &EniId, failure: Failure, now: 
         FailureKind::InstanceEniLimit => {
             // Somebody else attached one, or the type's limit is lower than we know: ask, and
             // give this one back.
-            pool.create.trouble = Some(failure.clone());
-            let failures = pool.create.retry.failures;
-            let (first, most) = (Duration::from_secs(30), Duration::from_secs(300));
-            pool.create.retry = pool.backed_off(failures, now, first, most);
+            let eni = pool.enis.get(id);
+            if let Some(subnet) = eni.map(|eni| eni.subnet.clone()) {
+                let want = Want::of(pool.unit(), 1);
+                pool.refused(Road::Create, want, &subnet, failure.clone(), now);
+            }
             pool.wish(now, false);
             back_off(pool, id, Stage::Detached, failure, now);
         }

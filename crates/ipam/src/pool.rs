@@ -7,13 +7,15 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use vpc::facts::{EniId, Mac, SgId, SubnetId};
 
-use crate::arithmetic::Stock;
+use crate::arithmetic::{Stock, Targets};
 use crate::effect::{Call, Effect, OpId};
 use crate::event::{Failure, HandsOff, ImdsEni};
+use crate::subnets::Subnets;
 use crate::types::{
     Allocation, AttachmentId, Blocks, ClientToken, Config, EniLimitBy, Key, Millis, NodeFacts, Pod,
-    Ticket, Want,
+    Ticket, Unit, Want,
 };
+use crate::ways::Ways;
 
 /// The node's address pool.
 #[derive(Debug, Clone)]
@@ -41,11 +43,13 @@ pub struct Pool {
     pub(crate) ops: BTreeMap<OpId, Call>,
     pub(crate) next_op: u64,
     pub(crate) next_token: u64,
-    pub(crate) assign: Way,
-    pub(crate) create: Way,
+    pub(crate) ways: Ways,
+    pub(crate) subnets: Subnets,
+    /// Actions whose last answer was that the credentials do not allow them.
+    pub(crate) denied: BTreeMap<&'static str, Failure>,
     pub(crate) groups: Groups,
     pub(crate) show: Show,
-    pub(crate) surplus_since: Option<Millis>,
+    pub(crate) surplus: Option<Surplus>,
 }
 
 /// An attached interface that is not the pool's to use.
@@ -170,11 +174,26 @@ pub enum SlotState {
     Leaving,
 }
 
+/// What is on its way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Coming {
+    pub(crate) current: u32,
+    pub(crate) other: u32,
+    pub(crate) prefixes: u32,
+}
+
+impl Coming {
+    pub(crate) fn addresses(self) -> u32 {
+        self.current + self.other
+    }
+}
+
 /// An interface that is being created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Birth {
     pub(crate) token: ClientToken,
     pub(crate) want: Want,
+    pub(crate) subnet: SubnetId,
     pub(crate) groups: Vec<SgId>,
     pub(crate) retry: Backoff,
     pub(crate) trouble: Option<Failure>,
@@ -203,13 +222,15 @@ impl Backoff {
     }
 }
 
-/// A way to grow (more addresses on an interface, another interface), with what stands in it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Way {
-    pub(crate) retry: Backoff,
-    pub(crate) trouble: Option<Failure>,
-    /// Not more than this many addresses at once, while the subnet is nearly full.
-    pub(crate) cap: Option<u32>,
+/// More than the targets need, for as long as it lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Surplus {
+    pub(crate) since: Millis,
+    /// The least that was too much all the time: a pool that breathes with its pods keeps what it
+    /// needs at the top of a breath.
+    pub(crate) least: u32,
+    /// A whole interface was too much all the time.
+    pub(crate) spare: bool,
 }
 
 /// What is known about security groups.
@@ -266,11 +287,12 @@ impl Pool {
             ops: BTreeMap::new(),
             next_op: 1,
             next_token: 1,
-            assign: Way::default(),
-            create: Way::default(),
+            ways: Ways::default(),
+            subnets: Subnets::default(),
+            denied: BTreeMap::new(),
             groups: Groups::default(),
             show: Show::default(),
-            surplus_since: None,
+            surplus: None,
         }
     }
 
@@ -310,9 +332,33 @@ impl Pool {
         len(self.foreign.values().filter(here).count())
     }
 
+    /// Whether an interface gives its addresses to pods.
+    pub(crate) fn serves(&self, eni: &Eni) -> bool {
+        eni.stage == Stage::Ready && eni.missing_since.is_none() && !self.is_excluded(eni)
+    }
+
+    /// Whether an address is of the kind that the pool takes now. The others are from before a
+    /// change of `ENABLE_PREFIX_DELEGATION`, or stand in for prefixes that a subnet has not got:
+    /// pods keep them, new ones get them when nothing else is free, and they go back.
+    pub(crate) fn is_current(&self, slot: &Slot) -> bool {
+        slot.prefix.is_some() == (self.unit() == Unit::Prefix)
+    }
+
+    pub(crate) fn targets(&self) -> Targets {
+        Targets {
+            warm: self.config.warm,
+            unit: self.unit(),
+            slots: self.slots_per_eni(),
+        }
+    }
+
     /// How many interfaces the pool may have, and whose limit that is.
     pub(crate) fn usable_interfaces(&self) -> (u32, EniLimitBy) {
         let limit = self.node.as_ref().map_or(0, |node| node.limits.interfaces);
+        if !self.config.provision {
+            let has = len(self.enis.len());
+            return (has, EniLimitBy::NoProvisioning);
+        }
         let (most, by) = match self.config.max_eni {
             Some(max) if max < limit => (max, EniLimitBy::MaxEni),
             _ => (limit, EniLimitBy::InstanceType),
@@ -331,55 +377,83 @@ impl Pool {
         }
     }
 
-    /// Addresses that were asked for and will be free when they come.
-    pub(crate) fn coming(&self) -> u32 {
-        let born: u32 = self.births.iter().map(|birth| birth.want.addresses()).sum();
-        let free = |eni: &Eni| {
-            len(eni
-                .slots
-                .values()
-                .filter(|s| matches!(s.state, SlotState::Free(_)))
-                .count())
-        };
-        let coming = self.enis.values().filter(|eni| eni.stage.is_coming());
-        let attached: u32 = coming.map(free).sum();
-        let assigned: u32 = self
-            .ops
-            .values()
-            .filter_map(|call| match call {
-                Call::Assign { want, .. } => Some(want.addresses()),
-                _ => None,
-            })
-            .sum();
-        born + attached + assigned
+    /// What was asked for and will be free when it comes: of the kind that the pool takes now, of
+    /// the other kind, and whole prefixes of the former.
+    pub(crate) fn coming(&self) -> Coming {
+        let unit = self.unit();
+        let mut coming = Coming::default();
+        let asked = self.ops.values().filter_map(|call| match call {
+            Call::Assign { want, .. } => Some(*want),
+            _ => None,
+        });
+        for want in asked.chain(self.births.iter().map(|birth| birth.want)) {
+            match want.unit() == unit {
+                true => coming.current += want.addresses(),
+                false => coming.other += want.addresses(),
+            }
+            if let (Unit::Prefix, Want::Prefixes(n)) = (unit, want) {
+                coming.prefixes += n;
+            }
+        }
+        let arriving = |eni: &&Eni| eni.stage.is_coming() && !self.is_excluded(eni);
+        for eni in self.enis.values().filter(arriving) {
+            for slot in eni.slots.values() {
+                match slot.state {
+                    SlotState::Free(_) if self.is_current(slot) => coming.current += 1,
+                    SlotState::Free(_) => coming.other += 1,
+                    SlotState::Assigned(_) | SlotState::Leaving => {}
+                }
+            }
+            if unit == Unit::Prefix {
+                coming.prefixes += self.free_prefixes(eni);
+            }
+        }
+        coming
     }
 
-    /// Addresses that rest only since another agent may have released them a moment ago.
-    fn unwatched(&self) -> u32 {
-        let slots = self
-            .enis
-            .values()
-            .filter(|eni| eni.stage == Stage::Ready)
-            .flat_map(|eni| eni.slots.values());
-        let unwatched = |slot: &&Slot| {
-            let SlotState::Free(Some(at)) = slot.state else {
-                return false;
-            };
-            Some(at) == self.config.unwatched_until && !self.is_rested(slot)
-        };
-        len(slots.filter(unwatched).count())
+    /// Prefixes of an interface that nobody has an address of, and from which nobody had one lately.
+    pub(crate) fn free_prefixes(&self, eni: &Eni) -> u32 {
+        len(eni
+            .prefixes(|slot| self.is_rested(slot) && !slot.lost)
+            .len())
     }
 
-    /// The stock that the targets are compared with. To take a node over is no reason to grow: what
-    /// rests for that reason alone counts as there.
-    pub(crate) fn stock(&self) -> Stock {
-        let counts = self.counts();
-        let coming = counts.coming;
-        let available = counts.available + coming + self.unwatched();
+    /// The stock that the targets are compared with: of the kind that the pool takes now, or all.
+    /// To take a node over is no reason to grow: what rests for that reason alone counts as there.
+    pub(crate) fn stock(&self, all: bool) -> Stock {
+        let coming = self.coming();
+        let mut stock = Stock::default();
+        for eni in self.enis.values() {
+            if eni.stage != Stage::Ready || self.is_excluded(eni) {
+                continue;
+            }
+            for slot in eni.slots.values() {
+                let counted = all || self.is_current(slot);
+                let assigned = matches!(slot.state, SlotState::Assigned(_));
+                stock.total += u32::from(counted || assigned);
+                let free = eni.missing_since.is_none() && self.is_rested(slot);
+                let unwatched = matches!(slot.state, SlotState::Free(Some(at))
+                    if Some(at) == self.config.unwatched_until);
+                stock.available += u32::from(counted && (free || unwatched));
+            }
+            if self.unit() == Unit::Prefix {
+                stock.free_prefixes += self.free_prefixes(eni);
+            }
+        }
+        let mut waiting = len(self.waiting.len());
+        if all {
+            stock.available += coming.other;
+            stock.total += coming.other;
+        } else {
+            waiting = waiting.saturating_sub(coming.other);
+        }
+        stock.available += coming.current;
+        stock.total += coming.current;
+        stock.free_prefixes += coming.prefixes;
         Stock {
-            total: counts.total + coming,
-            available: available.saturating_sub(counts.waiting),
-            waiting: counts.waiting.saturating_sub(available),
+            available: stock.available.saturating_sub(waiting),
+            waiting: waiting.saturating_sub(stock.available),
+            ..stock
         }
     }
 
@@ -481,12 +555,13 @@ impl Pool {
         }
         if self.is_ready() {
             times.push(self.show.next_sweep);
-            times.extend([self.assign.retry.until, self.create.retry.until]);
+            times.extend(self.ways.all().map(|(_, way)| way.retry.until));
+            times.push(self.subnets.retry.until);
             times.extend(self.births.iter().map(|b| b.retry.until));
             times.extend(self.show.recheck);
             times.extend(
-                self.surplus_since
-                    .map(|at| at.after(self.config.shrink_after)),
+                self.surplus
+                    .map(|surplus| surplus.since.after(self.config.shrink_after)),
             );
             for eni in self.enis.values() {
                 times.extend([
@@ -521,6 +596,27 @@ impl Eni {
         self.slots
             .values()
             .any(|slot| matches!(slot.state, SlotState::Assigned(_)))
+    }
+
+    /// Slots that its addresses and prefixes take.
+    pub(crate) fn used_slots(&self) -> u32 {
+        let singles = self.slots.values().filter(|slot| slot.prefix.is_none());
+        len(singles.count() + self.prefixes(|_| true).len())
+    }
+
+    /// Its prefixes of which every address is as `all` says.
+    pub(crate) fn prefixes(&self, all: impl Fn(&Slot) -> bool) -> Vec<Ipv4Net> {
+        // Sorted by address, the addresses of a prefix follow one another.
+        let mut found: Vec<(Ipv4Net, bool)> = Vec::new();
+        for slot in self.slots.values() {
+            let Some(prefix) = slot.prefix else { continue };
+            match found.last_mut() {
+                Some((last, good)) if *last == prefix => *good &= all(slot),
+                _ => found.push((prefix, all(slot))),
+            }
+        }
+        let good = found.into_iter().filter(|(_, good)| *good);
+        good.map(|(prefix, _)| prefix).collect()
     }
 
     /// No pod, and nothing that a pod just left.

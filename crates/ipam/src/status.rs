@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use vpc::facts::EniId;
+use vpc::facts::{EniId, SubnetId};
 
 use crate::arithmetic;
 use crate::effect::Refusal;
@@ -60,6 +60,8 @@ impl Refusal {
             Self::NotReady { .. } => "not-ready",
             Self::Draining => "draining",
             Self::SubnetFull { .. } => "subnet-full",
+            Self::Fragmented { .. } => "no-prefix",
+            Self::NoSubnet { .. } => "no-subnet",
             Self::Limit { .. } => "limit",
             Self::Ec2 { failure } => failure.kind.word(),
             Self::NotUsable { .. } => "interface-not-usable",
@@ -75,6 +77,8 @@ impl Refusal {
 pub struct Standing {
     /// The interface that it is about, if it is about one.
     pub eni: Option<EniId>,
+    /// The subnet that has too little, if that is it.
+    pub subnet: Option<SubnetId>,
     /// What failed last.
     pub failure: Failure,
     /// Failures in a row.
@@ -91,15 +95,22 @@ impl Pool {
             let failure = trouble.filter(|_| !retry.open(now))?;
             Some(Standing {
                 eni: eni.cloned(),
+                subnet: None,
                 failure: failure.clone(),
                 failures: retry.failures,
                 left: retry.until.since(now),
             })
         };
-        let ways = [
-            one(None, &self.assign.retry, self.assign.trouble.as_ref()),
-            one(None, &self.create.retry, self.create.trouble.as_ref()),
+        let ways = self.ways.all().map(|(subnet, way)| {
+            let standing = one(None, &way.retry, way.trouble.as_ref())?;
+            Some(Standing {
+                subnet: subnet.cloned(),
+                ..standing
+            })
+        });
+        let questions = [
             one(None, &self.show.retry, self.show.trouble.as_ref()),
+            one(None, &self.subnets.retry, self.subnets.trouble.as_ref()),
         ];
         let births = self.births.iter();
         let births = births.map(|birth| one(None, &birth.retry, birth.trouble.as_ref()));
@@ -113,7 +124,7 @@ impl Pool {
                 ),
             ]
         });
-        ways.into_iter()
+        ways.chain(questions)
             .chain(births)
             .chain(lives)
             .flatten()
@@ -133,10 +144,10 @@ impl Pool {
         if self.node.is_none() {
             return (0, 0);
         }
-        let stock = self.stock();
+        let (targets, stock) = self.surplus_targets();
         (
-            arithmetic::short(self.config.warm, self.slots_per_eni(), stock),
-            arithmetic::over(self.config.warm, stock),
+            arithmetic::short(self.targets(), self.stock(false)),
+            arithmetic::over(targets, stock).addresses(),
         )
     }
 

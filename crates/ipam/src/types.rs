@@ -92,10 +92,35 @@ pub enum Want {
     Prefixes(u32),
 }
 
+/// What EC2 gives at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unit {
+    /// Single addresses.
+    Address,
+    /// /28 prefixes.
+    Prefix,
+}
+
 /// Addresses in a /28 prefix; all of them are pods'.
 pub const PREFIX_SIZE: u32 = 16;
 
 impl Want {
+    /// So many of a unit.
+    pub fn of(unit: Unit, n: u32) -> Self {
+        match unit {
+            Unit::Address => Self::Addresses(n),
+            Unit::Prefix => Self::Prefixes(n),
+        }
+    }
+
+    /// What it counts.
+    pub fn unit(self) -> Unit {
+        match self {
+            Self::Addresses(_) => Unit::Address,
+            Self::Prefixes(_) => Unit::Prefix,
+        }
+    }
+
     /// How many addresses pods get from it.
     pub fn addresses(self) -> u32 {
         match self {
@@ -122,11 +147,26 @@ pub enum Blocks {
 }
 
 impl Blocks {
+    /// How many addresses or prefixes.
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "EC2 never gives or takes nothing"
+    )]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Addresses(all) => all.len(),
+            Self::Prefixes(all) => all.len(),
+        }
+    }
+
     /// All addresses for pods in them.
     pub fn addresses(&self) -> Vec<Ipv4Addr> {
         match self {
             Self::Addresses(all) => all.clone(),
-            Self::Prefixes(all) => all.iter().flat_map(|prefix| addresses_of(*prefix)).collect(),
+            Self::Prefixes(all) => all
+                .iter()
+                .flat_map(|prefix| addresses_of(*prefix))
+                .collect(),
         }
     }
 }

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use settings::GroupSync;
 use vpc::facts::{EniId, SgId};
 
 use crate::effect::{Call, Refusal};
 use crate::event::Failure;
 use crate::grow::{self, Outlook};
-use crate::pool::{Eni, Pool, SlotState, Stage, len};
-use crate::types::{Allocation, Key, Millis, NodeFacts};
+use crate::pool::{Eni, Foreign, Pool, Slot, SlotState, Stage, len};
+use crate::types::{Allocation, Key, Millis, NodeFacts, Unit, Want};
 
 /// Whether the security groups of all interfaces are equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,10 +44,24 @@ pub struct Counts {
     pub resting: u32,
     /// Free and rested.
     pub available: u32,
+    /// /28 prefixes on interfaces in service.
+    pub prefixes: u32,
     /// Addresses on their way.
     pub coming: u32,
     /// ADDs that wait.
     pub waiting: u32,
+}
+
+impl Eni {
+    /// Its addresses for pods by what EC2 gave them as: prefixes, and single ones as /32.
+    pub fn by_block(&self) -> BTreeMap<Ipv4Net, Vec<(Ipv4Addr, &Slot)>> {
+        let mut blocks: BTreeMap<Ipv4Net, Vec<(Ipv4Addr, &Slot)>> = BTreeMap::new();
+        for (address, slot) in &self.slots {
+            let block = slot.prefix.unwrap_or(Ipv4Net::from(*address));
+            blocks.entry(block).or_default().push((*address, slot));
+        }
+        blocks
+    }
 }
 
 impl Pool {
@@ -132,6 +147,44 @@ impl Pool {
         &self.returned
     }
 
+    /// Attached interfaces that are not the pool's to use, by id, and why.
+    pub fn foreign(&self) -> impl Iterator<Item = (&EniId, &Foreign)> {
+        self.foreign.iter()
+    }
+
+    /// Actions that EC2 denies: asked beforehand, or by its last answer.
+    pub fn denied(&self) -> impl Iterator<Item = &Failure> {
+        self.denied.values()
+    }
+
+    /// Why prefixes are asked for (`ENABLE_PREFIX_DELEGATION`) and single addresses are taken.
+    pub fn no_prefixes(&self) -> Option<String> {
+        let node = self.node.as_ref()?;
+        if !self.config.prefixes {
+            return None;
+        }
+        if !node.prefixes {
+            return Some(
+                "the instance type takes no prefixes: it is neither Nitro nor bare metal"
+                    .to_owned(),
+            );
+        }
+        let (targets, _) = self.surplus_targets();
+        let trouble = self.ways.no_prefix_trouble()?;
+        (targets.unit == Unit::Address).then(|| trouble.to_string())
+    }
+
+    /// Whether addresses are taken from EC2 as /28 prefixes.
+    pub fn takes_prefixes(&self) -> bool {
+        self.unit() == Unit::Prefix
+    }
+
+    /// The most addresses that pods can have on this node.
+    pub fn most_addresses(&self) -> u32 {
+        let each = Want::of(self.unit(), self.slots_per_eni()).addresses();
+        self.usable_interfaces().0.saturating_mul(each)
+    }
+
     /// Calls without an answer.
     pub fn in_flight(&self) -> impl Iterator<Item = &Call> {
         self.ops.values()
@@ -167,20 +220,22 @@ impl Pool {
         let mut counts = Counts {
             interfaces: len(self.enis.len() + self.births.len()),
             interfaces_max: self.usable_interfaces().0,
-            coming: self.coming(),
+            coming: self.coming().addresses(),
             waiting: len(self.waiting.len()),
             ..Counts::default()
         };
         for eni in self.enis.values().filter(|eni| eni.stage == Stage::Ready) {
+            counts.prefixes += len(eni.prefixes(|_| true).len());
+            let serves = self.serves(eni);
             for slot in eni.slots.values() {
                 counts.total += 1;
                 match slot.state {
                     SlotState::Assigned(_) => counts.assigned += 1,
                     SlotState::Leaving => {}
-                    SlotState::Free(_) if self.is_rested(slot) && eni.missing_since.is_none() => {
-                        counts.available += 1;
-                    }
-                    SlotState::Free(_) => counts.resting += 1,
+                    SlotState::Free(_) if !self.is_rested(slot) => counts.resting += 1,
+                    SlotState::Free(_) if serves => counts.available += 1,
+                    // Its interface is missing, or its subnet excluded: nobody gets it.
+                    SlotState::Free(_) => {}
                 }
             }
         }

@@ -260,6 +260,11 @@ impl Condition {
                 "SubnetFull",
                 Some(format!("subnet {subnet} has no free address")),
             ),
+            Refusal::Fragmented { subnet, .. } => (
+                "SubnetFragmented",
+                Some(format!("subnet {subnet} has no free /28 in one piece")),
+            ),
+            Refusal::NoSubnet { .. } => ("NoSubnet", None),
             Refusal::Limit {
                 interfaces,
                 by,

@@ -50,8 +50,7 @@ impl Metrics {
     fn pool_gauges(&self, page: &mut Page, seen: &Seen<'_>) {
         let pool = seen.pool;
         let counts = pool.counts();
-        let slots = pool.node().map_or(0, |node| node.limits.slots());
-        let most = counts.interfaces_max.saturating_mul(slots);
+        let most = pool.most_addresses();
         let gauges = [
             (
                 "awscni_eni_max",
@@ -70,7 +69,11 @@ impl Metrics {
                 "Addresses of pods",
                 counts.assigned,
             ),
-            ("awscni_total_ipv4_prefixes", "Prefixes held", 0),
+            (
+                "awscni_total_ipv4_prefixes",
+                "Prefixes held",
+                counts.prefixes,
+            ),
         ];
         for (name, help, value) in gauges {
             page.value(name, "gauge", help, value);
@@ -84,8 +87,13 @@ impl Metrics {
             "eni",
             pool.enis().map(|eni| (eni.id.to_string(), pods(eni))),
         );
-        let used = pool.enis().flat_map(|eni| &eni.slots);
-        let used = used.filter(|(_, slot)| matches!(slot.state, SlotState::Assigned(_)));
+        let blocks = pool.enis().flat_map(ipam::Eni::by_block);
+        let used = blocks.map(|(block, slots)| {
+            let used = slots
+                .iter()
+                .filter(|(_, slot)| matches!(slot.state, SlotState::Assigned(_)));
+            (block.to_string(), used.count())
+        });
         page.by(
             (
                 "awscni_assigned_ip_per_cidr",
@@ -93,7 +101,7 @@ impl Metrics {
                 "Addresses of pods by /32 or prefix, those in use",
             ),
             "cidr",
-            used.map(|(address, _)| (format!("{address}/32"), 1)),
+            used.filter(|(_, used)| *used > 0),
         );
         let mut calls: BTreeMap<&str, u64> = BTreeMap::new();
         for call in pool.in_flight() {

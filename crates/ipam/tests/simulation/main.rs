@@ -271,9 +271,14 @@ fn targets_met(world: &World) {
     let stock = ipam::arithmetic::Stock {
         total: counts.total,
         available: counts.available,
-        waiting: 0,
+        ..Default::default()
     };
-    let short = ipam::arithmetic::short(world.config.warm, slots, stock);
+    let targets = ipam::arithmetic::Targets {
+        warm: world.config.warm,
+        unit: ipam::Unit::Address,
+        slots,
+    };
+    let short = ipam::arithmetic::short(targets, stock);
     let has_no_room = |eni: &Eni| eni.stage != Stage::Ready || eni.slots.len() as u32 >= slots;
     let full = counts.interfaces >= counts.interfaces_max && world.pool.enis().all(has_no_room);
     // A new interface needs an address for itself as well.
@@ -285,7 +290,7 @@ fn targets_met(world: &World) {
         world.config.warm
     );
     assert_eq!(
-        ipam::arithmetic::over(world.config.warm, stock),
+        ipam::arithmetic::over(targets, stock).slots(),
         0,
         "{counts:?}"
     );
