@@ -1,0 +1,143 @@
+//! The pool and its shell's translation against the lab's EC2 in virtual time, over random events, faults, kills,
+//! clocks and people.
+//!
+//! `SEED=… STEPS=… cargo test -p branchline-agent --test simulation random -- --nocapture` repeats a run; `make soak`
+//! is the long one. Every episode is one seed; a failing one prints it, and `SEED=that STEPS=1 TRACE=1` shows each
+//! event and effect of it. What must hold at every step is checked in `world` and `ledger`, what must hold when the
+//! weather clears in `episode`, what must have happened in `coverage`. Planted bugs are in `mutants`.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of a test; a panic is its failure"
+)]
+
+mod broken;
+mod coverage;
+mod episode;
+mod ledger;
+mod mutants;
+mod people;
+mod rng;
+mod sky;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use broken::{Broken, Check, Invariant};
+use coverage::Coverage;
+use mutants::{MUTANTS, Mutant};
+
+/// In `cargo test`; `make soak` takes more.
+const STEPS: u64 = 60_000;
+const SEED: u64 = 20_261_121;
+
+fn number(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) if !text.is_empty() => text.parse().expect("SEED and STEPS are numbers"),
+        _ => default,
+    }
+}
+
+/// One episode; how many steps it took, what happened, and what broke.
+fn episode(seed: u64, mutant: Option<Mutant>) -> (u64, Coverage, Check) {
+    let mut world = episode::build(seed, mutant);
+    world.trace = std::env::var_os("TRACE").is_some();
+    let ran = catch_unwind(AssertUnwindSafe(|| episode::run(&mut world)));
+    let check = ran.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        Err(Broken {
+            invariant: Invariant::Panic,
+            text: text.unwrap_or_default(),
+        })
+    });
+    (world.steps, world.coverage, check)
+}
+
+#[derive(Default)]
+struct Sum {
+    steps: u64,
+    episodes: u64,
+    coverage: Coverage,
+    broken: Vec<(u64, Broken)>,
+}
+
+#[test]
+fn random_events_and_faults() {
+    let (first, steps) = (number("SEED", SEED), number("STEPS", STEPS));
+    println!("SEED={first} STEPS={steps}");
+    let (next, began) = (AtomicU64::new(first), Instant::now());
+    let sum = Mutex::new(Sum::default());
+    let work = || {
+        loop {
+            let done = sum.lock().unwrap().steps;
+            if done >= steps {
+                return;
+            }
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let (took, coverage, check) = episode(seed, None);
+            let mut sum = sum.lock().unwrap();
+            sum.steps += took;
+            sum.episodes += 1;
+            sum.coverage.merge(&coverage);
+            if let Err(broken) = check {
+                println!("seed {seed}: {broken}\n  replay: SEED={seed} STEPS=1 TRACE=1 make soak");
+                sum.broken.push((seed, broken));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let mut told = Instant::now();
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            std::thread::sleep(Duration::from_millis(50));
+            if told.elapsed() >= Duration::from_secs(5) {
+                told = Instant::now();
+                let sum = sum.lock().unwrap();
+                let (episodes, broken) = (sum.episodes, sum.broken.len());
+                println!("{} steps, {episodes} seeds, {broken} broken", sum.steps);
+            }
+        }
+    });
+    let sum = sum.into_inner().unwrap();
+    let took = began.elapsed().as_secs();
+    println!(
+        "{} steps over {} seeds from {first} in {took} s; {} broken",
+        sum.steps,
+        sum.episodes,
+        sum.broken.len()
+    );
+    println!("refused: {:?}", sum.coverage.refused);
+    println!("{:?}", sum.coverage.seen);
+    assert!(sum.broken.is_empty(), "{:?}", sum.broken);
+    if steps >= STEPS {
+        let missing = sum.coverage.missing();
+        assert!(missing.is_empty(), "never happened: {missing:#?}");
+    }
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    /// Bounds the search for one bug.
+    const SEEDS: u64 = 60;
+    let mut unfound = Vec::new();
+    for (mutant, promises) in MUTANTS {
+        let mut steps = 0;
+        let found = (SEED..SEED + SEEDS).find_map(|seed| {
+            let (took, _, check) = episode(seed, Some(*mutant));
+            steps += took;
+            check.err().map(|broken| (seed, broken))
+        });
+        match found {
+            Some((seed, broken)) if promises.contains(&broken.invariant) => {
+                println!("{mutant:?}: found after {steps} steps (seed {seed}): {broken}");
+            }
+            other => unfound.push(format!("{mutant:?} within {steps} steps: {other:?}")),
+        }
+    }
+    assert!(unfound.is_empty(), "{unfound:#?}");
+}
