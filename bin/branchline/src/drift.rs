@@ -12,7 +12,15 @@ Compares
   the EKS add-on's configuration with the DaemonSet's variables (BL0108);
   the DaemonSet's variables and images with those of each node's agent pod;
   each pod's variables with what its agent says it runs with (--node NODE=URL);
+  the agents' addresses, leases and interfaces with those of EC2 and of Kubernetes (--node NODE=URL);
+  the agents' interfaces in EC2 with the instances they should be on (leaked ones);
   the security groups of each node's ENIs with each other and with the launch template (BL0301, BL0302).
+It also names an agent whose pod is not Ready, and what an agent could not put right in the kernel.
+
+Examples:
+  branchline drift
+  branchline drift --cluster dev --node ip-10-0-1-11=http://127.0.0.1:61679 -o json
+  branchline drift --snapshot incident.json
 
 Exit codes:
   0 no drift   1 drift   2 wrong usage   3 something needed could not be read   5 the tool failed")]

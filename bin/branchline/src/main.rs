@@ -10,6 +10,7 @@ mod ping;
 mod probe;
 mod read;
 mod save;
+mod status;
 mod whois;
 mod why;
 
@@ -34,6 +35,7 @@ enum Command {
     Ping(ping::PingArgs),
     WhoIs(whois::WhoIsArgs),
     Capture(capture::CaptureArgs),
+    Status(status::StatusArgs),
     Drift(drift::DriftArgs),
     Capacity(capacity::CapacityArgs),
     Doctor(doctor::DoctorArgs),
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Ping(args) => read::finish(ping::run(args)),
         Command::WhoIs(args) => read::finish(whois::run(args)),
         Command::Capture(args) => read::finish(capture::run(args)),
+        Command::Status(args) => read::finish(status::run(args)),
         Command::Drift(args) => read::finish(drift::run(args)),
         Command::Capacity(args) => read::finish(capacity::run(args)),
         Command::Doctor(args) => read::finish(doctor::run(args)),

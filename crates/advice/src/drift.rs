@@ -1,20 +1,22 @@
 //! Drift: what is declared, what the DaemonSet says, what each node really runs, and whether somebody
 //! attached a security group by hand.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Write};
+mod text;
 
-use anstyle::{AnsiColor, Style};
+use std::collections::{BTreeMap, BTreeSet};
+
 use kube_view::Cluster;
 use kube_view::facts::{AGENT, Container, EnvValue, Kind, ObjectName};
 use reach::Inputs;
-use reach::facts::{Addon, Evidence, Told};
+use reach::facts::{Addon, Evidence, Node, Told};
 use reach::resolve::find_instance;
 use serde::Serialize;
 
 use crate::code::Code;
 use crate::compare;
 use crate::finding::{Finding, enis_disagree, template_differs};
+
+pub use text::render;
 
 /// The schema's name.
 pub const SCHEMA: &str = "branchline/drift/v1";
@@ -130,7 +132,7 @@ pub fn drift(inputs: &Inputs, eks: Option<&str>) -> Drift {
         Some(cluster) => {
             daemon_sets(cluster, &mut drift);
             for name in cluster.nodes.keys() {
-                node(inputs, cluster, &name.name, &mut drift);
+                drift.differences.extend(node(inputs, cluster, &name.name));
             }
             addon(inputs, cluster, eks, &mut drift);
         }
@@ -193,12 +195,22 @@ fn daemon_sets(cluster: &Cluster, drift: &mut Drift) {
     }
 }
 
-fn node(inputs: &Inputs, cluster: &Cluster, node: &str, drift: &mut Drift) {
+/// Everything that differs on one node.
+pub(crate) fn of_node(inputs: &Inputs, of: &Node) -> Vec<Difference> {
+    let declared = inputs.kubernetes.as_ref().zip(of.kubernetes.as_ref());
+    let mut all = declared.map_or_else(Vec::new, |(cluster, name)| node(inputs, cluster, name));
+    all.extend(compare::node(inputs, of));
+    all
+}
+
+/// What is declared, against what the node's agent was started with and says it runs with.
+fn node(inputs: &Inputs, cluster: &Cluster, node: &str) -> Vec<Difference> {
+    let mut differences = Vec::new();
     if cluster.unread.contains_key(&Kind::Pod) || cluster.unread.contains_key(&Kind::DaemonSet) {
-        return;
+        return differences;
     }
     let Some((name, pod)) = cluster.agent_on(node) else {
-        drift.differences.push(Difference {
+        differences.push(Difference {
             what: What::NoAgent,
             code: None,
             objects: vec![node.to_owned()],
@@ -206,7 +218,7 @@ fn node(inputs: &Inputs, cluster: &Cluster, node: &str, drift: &mut Drift) {
             lines: Vec::new(),
             help: Some("kubectl describe daemonset aws-node -n kube-system".to_owned()),
         });
-        return;
+        return differences;
     };
     let owner = pod
         .owner
@@ -226,7 +238,7 @@ fn node(inputs: &Inputs, cluster: &Cluster, node: &str, drift: &mut Drift) {
                     owner.name, owner.namespace
                 ),
             };
-            drift.differences.push(Difference {
+            differences.push(Difference {
                 what: What::OutdatedPod,
                 code: None,
                 objects: vec![node.to_owned()],
@@ -250,7 +262,7 @@ fn node(inputs: &Inputs, cluster: &Cluster, node: &str, drift: &mut Drift) {
                 o.variable, o.declared, o.runs
             )
         });
-        drift.differences.push(Difference {
+        differences.push(Difference {
             what: What::RunsOtherwise,
             code: None,
             objects: vec![node.to_owned()],
@@ -262,6 +274,7 @@ fn node(inputs: &Inputs, cluster: &Cluster, node: &str, drift: &mut Drift) {
             )),
         });
     }
+    differences
 }
 
 /// What the agents believe, against EC2 and Kubernetes.
@@ -537,98 +550,4 @@ fn groups(inputs: &Inputs, drift: &mut Drift) {
         }
     };
     drift.unknown.extend(unread);
-}
-
-const BOLD: Style = Style::new().bold();
-const GOOD: Style = AnsiColor::Green.on_default().bold();
-const WARN: Style = AnsiColor::Yellow.on_default().bold();
-
-/// The most nodes that are named for one difference.
-const NAMED: usize = 6;
-
-/// Renders for people; colours are ANSI sequences.
-pub fn render(drift: &Drift) -> Result<String, fmt::Error> {
-    let mut out = String::new();
-    let count = drift.differences.len() + drift.groups.len();
-    let (style, word) = match (count, drift.unknown.is_empty()) {
-        (0, true) => (GOOD, "NO DRIFT"),
-        (0, false) => (WARN, "UNKNOWN"),
-        _ => (WARN, "DRIFT"),
-    };
-    writeln!(
-        out,
-        "{style}{word}{style:#}  {count} differences; {} nodes looked at, {} agents asked",
-        drift.nodes, drift.told
-    )?;
-    for set in &drift.daemon_sets {
-        let by = match set.managed_by.is_empty() {
-            true => String::new(),
-            false => format!("; {}", set.managed_by.join(", ")),
-        };
-        writeln!(
-            out,
-            "  DaemonSet {} generation {} (acted upon: {}), {}{by}   k8s: resourceVersion {}",
-            set.name, set.generation, set.observed, set.image, set.version
-        )?;
-    }
-    if !drift.unknown.is_empty() {
-        writeln!(out, "\n  Not known, and needed:")?;
-        for need in &drift.unknown {
-            writeln!(out, "    {need}")?;
-        }
-    }
-    for difference in &drift.differences {
-        let code = difference
-            .code
-            .map(|c| format!("[{c}]"))
-            .unwrap_or_default();
-        let named = difference
-            .objects
-            .iter()
-            .take(NAMED)
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(", ");
-        let more = match difference.objects.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            n => format!(" and {n} more"),
-        };
-        writeln!(
-            out,
-            "\n{WARN}drift{code}{WARN:#}: {BOLD}{}{BOLD:#}",
-            difference.title
-        )?;
-        writeln!(out, "  ┌─ {named}{more}")?;
-        for line in &difference.lines {
-            writeln!(out, "  │  {line}")?;
-        }
-        if let Some(help) = &difference.help {
-            writeln!(out, "  = help: {help}")?;
-        }
-    }
-    writeln!(
-        out,
-        "\n  {BOLD}Security groups{BOLD:#}: {}",
-        drift.groups_verdict
-    )?;
-    for finding in &drift.groups {
-        writeln!(
-            out,
-            "\n{WARN}drift[{}]{WARN:#}: {BOLD}{}{BOLD:#}",
-            finding.code, finding.title
-        )?;
-        for section in &finding.sections {
-            writeln!(out, "  ┌─ {}", section.source)?;
-            for line in &section.lines {
-                writeln!(out, "  │  {line}")?;
-            }
-        }
-    }
-    for line in &drift.notes {
-        writeln!(out, "\n  {line}")?;
-    }
-    for line in &drift.not_checked {
-        writeln!(out, "\n  not checked: {line}")?;
-    }
-    Ok(out)
 }

@@ -15,6 +15,7 @@ pub mod fix;
 pub mod json;
 pub mod name;
 pub mod ruled_out;
+pub mod status;
 pub mod text;
 
 pub use advise::{Advice, advise};

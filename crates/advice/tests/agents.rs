@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use advice::drift as drifting;
 use advice::drift::{Drift, What, drift};
+use advice::{drift as drifting, status};
 use cni::introspect::{self as say, Enis, State};
 use kube_view::facts::ObjectName;
 use reach::facts::{GroupSync, Inputs, Told};
@@ -299,4 +299,128 @@ fn an_agent_that_believes_it_has_synced() {
         believes.contains("the agent believes that it already synced (cache≠EC2)"),
         "{believes}"
     );
+}
+
+fn look(inputs: &Inputs) -> status::Status {
+    status::status(inputs, NODE).expect("a node")
+}
+
+/// The fixture without its own story: the group is on all interfaces.
+fn equal() -> Inputs {
+    let mut inputs = inputs();
+    let instance = inputs.nodes[NODE].instance.clone();
+    let groups = inputs.world.enis_of(&instance)[1].groups.clone();
+    for eni in inputs.world.enis.values_mut() {
+        if eni.instance() == Some(&instance) {
+            eni.groups.clone_from(&groups);
+        }
+    }
+    inputs
+}
+
+#[test]
+fn a_node_on_which_all_is_equal() {
+    let mut inputs = equal();
+    let found = look(&inputs);
+    assert_eq!(found.verdict, status::Verdict::Equal, "{found:#?}");
+    let of = |e: &status::Interface| (e.real, e.believed, e.used, e.free(), e.groups_equal);
+    let rows: Vec<_> = found.interfaces.iter().map(of).collect();
+    assert_eq!(rows, [(Some(5), Some(5), 5, 0, true); 3]);
+    assert_eq!(found.addresses.len(), 15);
+    // Without its agent, or without the cluster, nobody can say so.
+    let asked = inputs.nodes.get_mut(NODE).expect("it is there").told.take();
+    assert!(asked.is_some());
+    let found = look(&inputs);
+    assert_eq!(found.verdict, status::Verdict::Unknown);
+    assert!(
+        found.unknown[0].starts_with("believed: "),
+        "{:?}",
+        found.unknown
+    );
+    assert!(status::status(&inputs, "nothing").is_err());
+}
+
+#[test]
+fn a_node_in_trouble() {
+    let mut inputs = inputs();
+    for eni in pool(&mut inputs, NODE).enis.values_mut().take(1) {
+        eni.available_ipv4_cidrs.pop_first();
+    }
+    let said = state(&mut inputs, NODE);
+    said.started = "2026-11-21T11:00:00Z".to_owned();
+    let full = say::Reason {
+        code: "subnet-full".to_owned(),
+        message: "subnet subnet-1 has no free address".to_owned(),
+    };
+    said.obstacle = Some(full.clone());
+    said.waiting = vec![say::Waiting {
+        pod: "dev/late".to_owned(),
+        seconds: 12,
+        reason: full.clone(),
+    }];
+    said.backoffs = vec![say::Backoff {
+        what: "AssignPrivateIpAddresses eni-1".to_owned(),
+        code: full.code,
+        failures: 3,
+        seconds: 40,
+        message: full.message,
+    }];
+    said.denied = vec![say::Denied {
+        action: "ec2:AttachNetworkInterface".to_owned(),
+        at: AT.to_owned(),
+        message: "UnauthorizedOperation".to_owned(),
+        without: "no further interface".to_owned(),
+    }];
+    said.repairs.counts.insert("rule".to_owned(), 2);
+    said.leases.compared = AT.to_owned();
+    said.leases.released = 1;
+    let found = look(&inputs);
+    assert_eq!(found.verdict, status::Verdict::Differs);
+    insta::assert_snapshot!(plain(&status::render(&found).expect("text")));
+    let document = serde_json::to_value(&found).expect("JSON");
+    let schema: serde_json::Value =
+        serde_json::from_str(include_str!("../../../docs/schema/status.v1.json"))
+            .expect("a schema");
+    let required = schema["required"].as_array().expect("a list");
+    let keys = document.as_object().expect("an object");
+    assert_eq!(keys.len(), required.len());
+    assert!(
+        required
+            .iter()
+            .all(|k| keys.contains_key(k.as_str().expect("a key")))
+    );
+}
+
+#[test]
+fn an_address_that_rests() {
+    let mut inputs = equal();
+    let node = inputs.nodes.get_mut(NODE).expect("it is there");
+    let last = node.pods.pop().expect("a pod");
+    let cluster = inputs.kubernetes.as_mut().expect("a cluster");
+    cluster
+        .pods
+        .remove(&ObjectName::new(&last.namespace, &last.name));
+    for eni in pool(&mut inputs, NODE).enis.values_mut() {
+        for range in eni.available_ipv4_cidrs.values_mut() {
+            for address in range.ip_addresses.values_mut() {
+                if address.address == last.address.to_string() {
+                    address.ipam_metadata = say::Metadata::default();
+                    address.unassigned_time = "2026-11-21T11:59:45Z".to_owned();
+                }
+            }
+        }
+    }
+    let rest = |inputs: &Inputs| {
+        let found = look(inputs);
+        let sum = |of: fn(&status::Interface) -> u32| found.interfaces.iter().map(of).sum::<u32>();
+        (
+            found.verdict,
+            sum(|e| e.used),
+            sum(|e| e.resting),
+            sum(status::Interface::free),
+        )
+    };
+    assert_eq!(rest(&inputs), (status::Verdict::Equal, 14, 1, 0));
+    told(&mut inputs, NODE).at = "2026-11-21T12:00:20Z".to_owned();
+    assert_eq!(rest(&inputs), (status::Verdict::Equal, 14, 0, 1));
 }

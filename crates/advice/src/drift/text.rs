@@ -1,0 +1,101 @@
+//! The answer for people.
+
+use std::fmt::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+
+use super::Drift;
+
+const BOLD: Style = Style::new().bold();
+const GOOD: Style = AnsiColor::Green.on_default().bold();
+const WARN: Style = AnsiColor::Yellow.on_default().bold();
+
+/// The most nodes that are named for one difference.
+const NAMED: usize = 6;
+
+/// Renders for people; colours are ANSI sequences.
+pub fn render(drift: &Drift) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    let count = drift.differences.len() + drift.groups.len();
+    let (style, word) = match (count, drift.unknown.is_empty()) {
+        (0, true) => (GOOD, "NO DRIFT"),
+        (0, false) => (WARN, "UNKNOWN"),
+        _ => (WARN, "DRIFT"),
+    };
+    writeln!(
+        out,
+        "{style}{word}{style:#}  {count} differences; {} nodes looked at, {} agents asked",
+        drift.nodes, drift.told
+    )?;
+    for set in &drift.daemon_sets {
+        let by = match set.managed_by.is_empty() {
+            true => String::new(),
+            false => format!("; {}", set.managed_by.join(", ")),
+        };
+        writeln!(
+            out,
+            "  DaemonSet {} generation {} (acted upon: {}), {}{by}   k8s: resourceVersion {}",
+            set.name, set.generation, set.observed, set.image, set.version
+        )?;
+    }
+    if !drift.unknown.is_empty() {
+        writeln!(out, "\n  Not known, and needed:")?;
+        for need in &drift.unknown {
+            writeln!(out, "    {need}")?;
+        }
+    }
+    for difference in &drift.differences {
+        let code = difference
+            .code
+            .map(|c| format!("[{c}]"))
+            .unwrap_or_default();
+        let named = difference
+            .objects
+            .iter()
+            .take(NAMED)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", ");
+        let more = match difference.objects.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        writeln!(
+            out,
+            "\n{WARN}drift{code}{WARN:#}: {BOLD}{}{BOLD:#}",
+            difference.title
+        )?;
+        writeln!(out, "  ┌─ {named}{more}")?;
+        for line in &difference.lines {
+            writeln!(out, "  │  {line}")?;
+        }
+        if let Some(help) = &difference.help {
+            writeln!(out, "  = help: {help}")?;
+        }
+    }
+    writeln!(
+        out,
+        "\n  {BOLD}Security groups{BOLD:#}: {}",
+        drift.groups_verdict
+    )?;
+    for finding in &drift.groups {
+        writeln!(
+            out,
+            "\n{WARN}drift[{}]{WARN:#}: {BOLD}{}{BOLD:#}",
+            finding.code, finding.title
+        )?;
+        for section in &finding.sections {
+            writeln!(out, "  ┌─ {}", section.source)?;
+            for line in &section.lines {
+                writeln!(out, "  │  {line}")?;
+            }
+        }
+    }
+    for line in &drift.notes {
+        writeln!(out, "\n  {line}")?;
+    }
+    for line in &drift.not_checked {
+        writeln!(out, "\n  not checked: {line}")?;
+    }
+    Ok(out)
+}

@@ -1,0 +1,308 @@
+//! The answer for people.
+
+use std::fmt::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+use cni::introspect::State;
+use comfy_table::{ContentArrangement, Table, presets};
+
+use super::{Status, Verdict};
+
+const BOLD: Style = Style::new().bold();
+const GOOD: Style = AnsiColor::Green.on_default().bold();
+const WARN: Style = AnsiColor::Yellow.on_default().bold();
+
+/// The most rows of a table, and lines of a list.
+const ROWS: usize = 60;
+const RECENT: usize = 5;
+
+/// Renders for people; colours are ANSI sequences.
+pub fn render(status: &Status) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    let (style, word) = match status.verdict {
+        Verdict::Equal => (GOOD, "EQUAL"),
+        Verdict::Differs => (WARN, "DIFFERS"),
+        Verdict::Unknown => (WARN, "UNKNOWN"),
+    };
+    let count = status.differences.len() + status.groups.len();
+    writeln!(
+        out,
+        "{style}{word}{style:#}  node/{} ({}, {}, {}): {count} differences between declared, believed and real",
+        status.node, status.instance, status.instance_type, status.state
+    )?;
+    agent(&mut out, status)?;
+    if !status.unknown.is_empty() {
+        writeln!(out, "\n  Not known, and needed:")?;
+        for need in &status.unknown {
+            writeln!(out, "    {need}")?;
+        }
+    }
+    interfaces(&mut out, status)?;
+    addresses(&mut out, status)?;
+    if let Some(ceiling) = &status.ceiling {
+        writeln!(out, "\n  {BOLD}Ceiling{BOLD:#}    {ceiling}")?;
+    }
+    if let Some(told) = &status.told {
+        self::told(&mut out, told)?;
+    }
+    differences(&mut out, status)?;
+    Ok(out)
+}
+
+fn agent(out: &mut String, status: &Status) -> fmt::Result {
+    let name = status.agent.as_deref().unwrap_or("no agent known");
+    let ready = match &status.told {
+        None => String::new(),
+        Some(told) if told.ready => format!(", ready{}", since(&told.started)),
+        Some(told) => format!(", NOT READY: {}", told.reason),
+    };
+    writeln!(out, "  agent {name}{ready}")?;
+    if !status.declared.is_empty() {
+        let pairs = status.declared.iter().map(|(k, v)| format!("{k}={v}"));
+        let pairs: Vec<String> = pairs.collect();
+        writeln!(out, "  declared {}", pairs.join(" "))?;
+    }
+    Ok(())
+}
+
+fn since(at: &str) -> String {
+    match at.is_empty() {
+        true => String::new(),
+        false => format!(", runs since {at}"),
+    }
+}
+
+fn empty(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.to_vec());
+    table
+}
+
+fn print(out: &mut String, table: Table) -> fmt::Result {
+    writeln!(out)?;
+    for line in table.to_string().lines() {
+        writeln!(out, "   {}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn interfaces(out: &mut String, status: &Status) -> fmt::Result {
+    if status.interfaces.is_empty() {
+        return Ok(());
+    }
+    let mut table = empty(&[
+        "ENI", "", "subnet", "groups", "", "EC2", "agent", "used", "resting", "free", "",
+    ]);
+    let dash = |n: Option<u32>| n.map_or_else(|| "–".to_owned(), |n| n.to_string());
+    for eni in &status.interfaces {
+        let differs = eni.believed.is_some() && eni.believed != eni.real;
+        let stage = [eni.stage.as_deref(), eni.trouble.as_deref()];
+        let stage: Vec<&str> = stage.into_iter().flatten().collect();
+        table.add_row([
+            eni.id.clone(),
+            eni.device.clone(),
+            eni.subnet.clone().unwrap_or_else(|| "–".to_owned()),
+            eni.groups.join(" "),
+            if eni.groups_equal || eni.subnet.is_none() {
+                ""
+            } else {
+                "≠"
+            }
+            .to_owned(),
+            dash(eni.real),
+            format!("{}{}", dash(eni.believed), if differs { " ≠" } else { "" }),
+            eni.used.to_string(),
+            eni.resting.to_string(),
+            eni.free().to_string(),
+            stage.join(": "),
+        ]);
+    }
+    print(out, table)
+}
+
+fn addresses(out: &mut String, status: &Status) -> fmt::Result {
+    if status.addresses.is_empty() {
+        return Ok(());
+    }
+    let mut table = empty(&["address", "pod", "EC2", "Kubernetes", "agent"]);
+    let mark = |says: Option<bool>| match says {
+        Some(true) => "✔",
+        Some(false) => "✘ ≠",
+        None => "?",
+    };
+    // Those that somebody denies come first.
+    let mut rows: Vec<_> = status.addresses.iter().collect();
+    rows.sort_by_key(|a| a.eni.is_some() && a.kubernetes != Some(false) && a.agent != Some(false));
+    for one in rows.iter().take(ROWS) {
+        table.add_row([
+            one.address.to_string(),
+            one.pod.clone(),
+            one.eni.clone().unwrap_or_else(|| "✘ ≠".to_owned()),
+            mark(one.kubernetes).to_owned(),
+            mark(one.agent).to_owned(),
+        ]);
+    }
+    if status.addresses.len() > ROWS {
+        table.add_row([format!("… {} more", status.addresses.len() - ROWS)]);
+    }
+    print(out, table)
+}
+
+/// What our agent says of itself.
+fn told(out: &mut String, told: &State) -> fmt::Result {
+    let pool = &told.pool;
+    writeln!(
+        out,
+        "\n  {BOLD}Pool{BOLD:#}       {} of {} interfaces; {} addresses: {} with pods, {} resting, {} free, {} coming; the targets ask for {} more, {} fewer",
+        pool.interfaces,
+        pool.interfaces_max,
+        pool.total,
+        pool.assigned,
+        pool.resting,
+        pool.available,
+        pool.coming,
+        pool.short,
+        pool.over
+    )?;
+    match &told.obstacle {
+        None => writeln!(out, "  {BOLD}Next pod{BOLD:#}   gets an address")?,
+        Some(why) => writeln!(
+            out,
+            "  {BOLD}Next pod{BOLD:#}   {WARN}gets none{WARN:#}: {} ({})",
+            why.message, why.code
+        )?,
+    }
+    for pod in told.waiting.iter().take(ROWS) {
+        writeln!(
+            out,
+            "  waits      {} for {} s: {} ({})",
+            pod.pod, pod.seconds, pod.reason.message, pod.reason.code
+        )?;
+    }
+    for off in &told.backoffs {
+        writeln!(
+            out,
+            "  back-off   {}: {} failures, again in {} s: {} ({})",
+            off.what, off.failures, off.seconds, off.message, off.code
+        )?;
+    }
+    for denied in &told.denied {
+        writeln!(
+            out,
+            "  denied     {} since {}: {}; without it {}",
+            denied.action, denied.at, denied.message, denied.without
+        )?;
+    }
+    if !told.group_sync.enabled {
+        writeln!(out, "  groups     group sync is off")?;
+    }
+    for (eni, why) in &told.group_sync.pending {
+        let why = if why.is_empty() {
+            "not confirmed yet"
+        } else {
+            why
+        };
+        writeln!(out, "  groups     {eni}: {why}")?;
+    }
+    history(out, told)
+}
+
+fn history(out: &mut String, told: &State) -> fmt::Result {
+    let repairs = &told.repairs;
+    if !repairs.counts.is_empty() {
+        let counts = repairs.counts.iter().map(|(kind, n)| format!("{n} {kind}"));
+        let counts: Vec<String> = counts.collect();
+        writeln!(out, "  {BOLD}Repairs{BOLD:#}    {}", counts.join(", "))?;
+    }
+    for repair in repairs.recent.iter().take(RECENT) {
+        writeln!(
+            out,
+            "             {} {}: {}",
+            repair.at, repair.kind, repair.what
+        )?;
+    }
+    let leases = &told.leases;
+    if !leases.compared.is_empty() || leases.released > 0 {
+        writeln!(
+            out,
+            "  {BOLD}Leases{BOLD:#}     compared {}; {} taken back since the start",
+            match leases.compared.is_empty() {
+                true => "never",
+                false => &leases.compared,
+            },
+            leases.released
+        )?;
+    }
+    for lease in leases.recent.iter().take(RECENT) {
+        writeln!(
+            out,
+            "             {} {} of {}: {}",
+            lease.at, lease.address, lease.pod, lease.why
+        )?;
+    }
+    if !leases.trouble.is_empty() {
+        writeln!(
+            out,
+            "             {WARN}not compared{WARN:#}: {}",
+            leases.trouble
+        )?;
+    }
+    let checkpoint = &told.checkpoint;
+    if !checkpoint.path.is_empty() {
+        let written = match checkpoint.written.is_empty() {
+            true => "not written since the start".to_owned(),
+            false => format!("written {}", checkpoint.written),
+        };
+        writeln!(
+            out,
+            "  {BOLD}Checkpoint{BOLD:#} {}: {written}; this start found {}",
+            checkpoint.path,
+            match checkpoint.found.is_empty() {
+                true => "nothing that is told",
+                false => &checkpoint.found,
+            }
+        )?;
+        if !checkpoint.trouble.is_empty() {
+            writeln!(
+                out,
+                "             {WARN}{} writes failed{WARN:#}: {}",
+                checkpoint.errors, checkpoint.trouble
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn differences(out: &mut String, status: &Status) -> fmt::Result {
+    for difference in &status.differences {
+        let code = difference.code.map(|c| format!("[{c}]"));
+        writeln!(
+            out,
+            "\n{WARN}differs{}{WARN:#}: {BOLD}{}{BOLD:#}",
+            code.unwrap_or_default(),
+            difference.title
+        )?;
+        for line in &difference.lines {
+            writeln!(out, "  │  {line}")?;
+        }
+        if let Some(help) = &difference.help {
+            writeln!(out, "  = help: {help}")?;
+        }
+    }
+    for finding in &status.groups {
+        writeln!(
+            out,
+            "\n{WARN}differs[{}]{WARN:#}: {BOLD}{}{BOLD:#}",
+            finding.code, finding.title
+        )?;
+        for section in &finding.sections {
+            writeln!(out, "  ┌─ {}", section.source)?;
+            for line in &section.lines {
+                writeln!(out, "  │  {line}")?;
+            }
+        }
+    }
+    Ok(())
+}
