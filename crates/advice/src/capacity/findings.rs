@@ -30,7 +30,7 @@ fn reached(capacity: &Capacity) -> Option<Finding> {
     let mut lines = Vec::new();
     for node in &capacity.nodes {
         if node.short > 0 || node.room == 0 {
-            lines.push(full_node(capacity, node));
+            lines.push(format!("{}: {}", node.node, stands(capacity, node)));
         }
     }
     if let Some(added) = unfit {
@@ -53,10 +53,10 @@ fn reached(capacity: &Capacity) -> Option<Finding> {
     })
 }
 
-/// Which ceiling a node is at, and what stands there.
-pub(super) fn full_node(capacity: &Capacity, node: &NodeCapacity) -> String {
+/// Which ceiling a node is at, or will be, and what stands there.
+pub(super) fn stands(capacity: &Capacity, node: &NodeCapacity) -> String {
     if let Some(why) = node.closed {
-        return format!("{}: {why}", node.node);
+        return why.to_owned();
     }
     let there = node.pods + node.waiting;
     let ceilings: Vec<String> = node
@@ -87,15 +87,14 @@ pub(super) fn full_node(capacity: &Capacity, node: &NodeCapacity) -> String {
         .unwrap_or(u32::MAX)
         .min(node.interfaces)
         .min(node.subnet);
-    let why = match there >= least {
-        true => ceilings.join("; "),
+    let why = match (there >= least, node.room) {
+        (true, _) => ceilings.join("; "),
+        (false, 1..) => format!("room for {} more: {}", node.room, ceilings.join("; ")),
         // It could hold more, and other nodes take what is left of the subnet.
-        false => format!("{} is shared with other nodes", subnets(capacity, node)),
+        (false, 0) => format!("{} is shared with other nodes", subnets(capacity, node)),
     };
-    format!(
-        "{}: {} pods have an address{waits}; {why}",
-        node.node, node.pods
-    )
+    let have = plural(node.pods, "pod");
+    format!("{have} with an address{waits}; {why}")
 }
 
 fn subnets(capacity: &Capacity, node: &NodeCapacity) -> String {

@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::finding::Severity;
 
-use super::findings::full_node;
+use super::findings::stands;
 use super::{Added, Capacity, Ceiling, NodeCapacity, Verdict};
 
 const BOLD: Style = Style::new().bold();
@@ -229,5 +229,5 @@ pub(super) fn plural(n: u32, noun: &str) -> String {
 /// A node's ceiling in a sentence, for `status`.
 pub fn sentence(capacity: &Capacity, node: &str) -> Option<String> {
     let row = capacity.nodes.iter().find(|n| n.node == node)?;
-    Some(full_node(capacity, row))
+    Some(stands(capacity, row))
 }
