@@ -24,8 +24,12 @@ pub(crate) fn add(
     now: Millis,
     effects: &mut Vec<Effect>,
 ) {
-    if let Some(known) = pool.allocations.get(&key) {
+    if let Some(known) = pool.allocations.get_mut(&key) {
+        // Its plugin is at work (again): what was said of the attachment before is over.
+        known.since = now;
+        let known = known.clone();
         let lease = lease(pool, known.address);
+        effects.push(Effect::Record(Record::Leased(known)));
         effects.push(Effect::Reply(ticket, Reply::Leased(lease)));
         return;
     }
