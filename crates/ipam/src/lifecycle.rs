@@ -301,6 +301,10 @@ fn back_off(pool: &mut Pool, id: &EniId, stage: Stage, failure: Failure, now: Mi
     let failures = pool.enis.get(id).map_or(0, |eni| eni.retry.failures);
     let (first, most) = match failure.kind {
         FailureKind::Denied => (Duration::from_secs(10), Duration::from_secs(120)),
+        // Only somebody else's interface makes room, or somebody at AWS.
+        FailureKind::InstanceEniLimit | FailureKind::AccountEniLimit => {
+            (Duration::from_secs(10), Duration::from_secs(300))
+        }
         _ => (Duration::from_millis(500), Duration::from_secs(30)),
     };
     let retry = pool.backed_off(failures, now, first, most);

@@ -598,10 +598,11 @@ impl Eni {
             .any(|slot| matches!(slot.state, SlotState::Assigned(_)))
     }
 
-    /// Slots that its addresses and prefixes take.
+    /// Slots that its addresses and prefixes take. What EC2 took away takes none, though a pod has it.
     pub(crate) fn used_slots(&self) -> u32 {
-        let singles = self.slots.values().filter(|slot| slot.prefix.is_none());
-        len(singles.count() + self.prefixes(|_| true).len())
+        let singles = self.slots.values();
+        let singles = singles.filter(|slot| slot.prefix.is_none() && !slot.lost);
+        len(singles.count() + self.prefixes(|slot| !slot.lost).len())
     }
 
     /// Its prefixes of which every address is as `all` says.

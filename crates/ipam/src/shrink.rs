@@ -22,7 +22,7 @@ pub(crate) fn plan(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
         return;
     }
     let (targets, stock) = pool.surplus_targets();
-    let over = arithmetic::over(targets, stock);
+    let over = over(pool, targets, stock);
     let spare = match pool.cordoned {
         true => None,
         false => spare_interface(pool, targets, stock, now),
@@ -79,6 +79,20 @@ impl Pool {
         } else {
             (targets, stock)
         }
+    }
+}
+
+/// What is too much and can be given back bit by bit.
+pub(crate) fn over(pool: &Pool, targets: Targets, stock: Stock) -> Want {
+    match arithmetic::over(targets, stock) {
+        Want::Addresses(n) if n > 0 => {
+            let serving = pool.enis.values().filter(|eni| pool.serves(eni));
+            let single = |slot: &&Slot| slot.prefix.is_none() && is_free(pool, slot);
+            let singles = serving.flat_map(|eni| eni.slots.values()).filter(single);
+            // Addresses of a prefix that others have pods on go with it or not at all.
+            Want::Addresses(n.min(len(singles.count())))
+        }
+        over => over,
     }
 }
 

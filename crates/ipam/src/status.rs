@@ -139,15 +139,16 @@ impl Pool {
     }
 
     /// How many addresses the warm targets ask for beyond what is there and on its way, and how
-    /// many they can do without.
+    /// many they can do without. While a subnet has no prefix to give, what single addresses can do
+    /// for the targets is all that is asked.
     pub fn against_targets(&self) -> (u32, u32) {
         if self.node.is_none() {
             return (0, 0);
         }
         let (targets, stock) = self.surplus_targets();
         (
-            arithmetic::short(self.targets(), self.stock(false)),
-            arithmetic::over(targets, stock).addresses(),
+            arithmetic::short(targets, stock),
+            crate::shrink::over(self, targets, stock).addresses(),
         )
     }
 
