@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The figures of docs/figures.md, measured: scripts/bench.sh [all|cni|attach|up|enis|why|command|idle|cluster]
+# The figures of docs/figures.md, measured: scripts/bench.sh [all|cni|attach|churn|full|up|enis|why|command|idle|cluster]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || { echo "make bench needs root: it makes network namespaces" >&2; exit 1; }

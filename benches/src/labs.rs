@@ -27,7 +27,7 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
-    fn topology(&self, name: &str) -> PathBuf {
+    pub(crate) fn topology(&self, name: &str) -> PathBuf {
         self.root.join("benches/topologies").join(name)
     }
 
@@ -169,7 +169,7 @@ pub(crate) fn idle(paths: &Paths) -> anyhow::Result<()> {
 }
 
 /// Processor time of all threads in a group, by the scheduler's own account.
-fn cpu(group: &Path) -> anyhow::Result<Duration> {
+pub(crate) fn cpu(group: &Path) -> anyhow::Result<Duration> {
     let mut nanos = 0;
     for pid in read(&group.join("cgroup.procs"))?.lines() {
         for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -181,15 +181,15 @@ fn cpu(group: &Path) -> anyhow::Result<Duration> {
     Ok(Duration::from_nanos(nanos))
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| path.display().to_string())
 }
 
-fn number(path: &Path) -> anyhow::Result<u64> {
+pub(crate) fn number(path: &Path) -> anyhow::Result<u64> {
     Ok(read(path)?.trim().parse()?)
 }
 
-fn stat(path: &Path, name: &str) -> anyhow::Result<u64> {
+pub(crate) fn stat(path: &Path, name: &str) -> anyhow::Result<u64> {
     let text = read(path)?;
     let line = text.lines().find_map(|l| l.strip_prefix(name));
     Ok(line.context("a line of memory.stat")?.trim().parse()?)

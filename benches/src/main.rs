@@ -3,10 +3,12 @@
 //! Nothing here fails because something is slow: a goal that is missed is printed as such. What
 //! fails is what does not work.
 
+mod agent;
 mod enis;
 mod figure;
 mod lab;
 mod labs;
+mod moments;
 mod node;
 mod runtime;
 mod why;
@@ -37,6 +39,10 @@ enum Part {
     Up(Where),
     /// The agent when nothing happens.
     Idle(Where),
+    /// The agent of a node with 110 pods: EC2 calls, memory, idle time, repair, start.
+    Full(Where),
+    /// 30 ADDs at once while 100 pods come and go; memory over a month of pods.
+    Churn(Where),
     /// `why`, the whole command.
     Command(Where),
     /// `why` over 15, 100 and 1,000 pods, what is computed.
@@ -67,6 +73,12 @@ enum Inside {
     AtOnce { floor: PathBuf },
     Grow { count: u32, ec2_ms: u64 },
     Fill { count: u32 },
+    FillBy { count: u32, at_once: u32 },
+    AgentCommand,
+    Adopt { command: String, pods: usize },
+    Repair,
+    Churn,
+    Pass { count: u32 },
 }
 
 impl From<Where> for Paths {
@@ -95,6 +107,12 @@ fn measure(part: Part) -> anyhow::Result<()> {
             Inside::OneByOne { floor } => node::one_by_one(&floor),
             Inside::AtOnce { floor } => node::at_once(&floor),
             Inside::Fill { count } => node::fill(count),
+            Inside::FillBy { count, at_once } => moments::fill_by(count, at_once),
+            Inside::AgentCommand => moments::agent_command(),
+            Inside::Adopt { command, pods } => moments::adopt(&command, pods),
+            Inside::Repair => moments::repair(),
+            Inside::Churn => moments::churn(),
+            Inside::Pass { count } => moments::pass(count),
             Inside::Grow { count, ec2_ms } => node::grow(count, Duration::from_millis(ec2_ms)),
         };
     }
@@ -105,6 +123,8 @@ fn measure(part: Part) -> anyhow::Result<()> {
         Part::Attach(at) => labs::attach(&at.into()),
         Part::Up(at) => labs::up(&at.into()),
         Part::Idle(at) => labs::idle(&at.into()),
+        Part::Full(at) => agent::full(&at.into()),
+        Part::Churn(at) => agent::churn(&at.into()),
         Part::Command(at) => labs::command(&at.into()),
         Part::Why => why::run(),
         Part::Enis => enis::run(),
@@ -114,9 +134,11 @@ fn measure(part: Part) -> anyhow::Result<()> {
 
 /// Every part, although one before it did not work; the first that did not is the error.
 fn all(paths: &Paths) -> anyhow::Result<()> {
-    let parts: [&dyn Fn() -> anyhow::Result<()>; 7] = [
+    let parts: [&dyn Fn() -> anyhow::Result<()>; 9] = [
         &|| labs::cni(paths),
         &|| labs::attach(paths),
+        &|| agent::churn(paths),
+        &|| agent::full(paths),
         &|| labs::up(paths),
         &|| enis::run(),
         &|| why::run(),

@@ -185,7 +185,7 @@ pub(crate) fn fill(count: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn fresh(what: &str, round: u32, count: u32) -> anyhow::Result<Vec<Pod>> {
+pub(crate) fn fresh(what: &str, round: u32, count: u32) -> anyhow::Result<Vec<Pod>> {
     (0..count)
         .map(|n| Pod::new(&format!("{what}-{round}-{n}")))
         .collect()
@@ -193,7 +193,7 @@ fn fresh(what: &str, round: u32, count: u32) -> anyhow::Result<Vec<Pod>> {
 
 /// Ends pods and waits until the kernel has taken their links away, which it does in the
 /// background: the next round must not meet it.
-fn end(pods: Vec<Pod>) -> anyhow::Result<()> {
+pub(crate) fn end(pods: Vec<Pod>) -> anyhow::Result<()> {
     let links: Vec<_> = pods.iter().map(|pod| host_link(&pod.name)).collect();
     drop(pods);
     let begun = Instant::now();
