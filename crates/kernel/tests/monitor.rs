@@ -44,11 +44,11 @@ fn every_kind_of_change_is_told() {
     pair(&mut socket);
     let eth1 = name("eth1");
     let last = |changes: &[Change], name: &str| {
-        let states = changes.iter().filter_map(|change| match change {
+        let mut states = changes.iter().filter_map(|change| match change {
             Change::Link(state) if state.link.name.as_str() == name => Some(state.clone()),
             _ => None,
         });
-        states.last().unwrap()
+        states.next_back().unwrap()
     };
     let changes = told(&mut monitor);
     let made = last(&changes, "eth1");

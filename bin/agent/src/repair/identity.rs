@@ -179,23 +179,26 @@ impl std::fmt::Display for Amiss {
 
 impl Amiss {
     pub(crate) fn put_right(&self, socket: &mut Socket) -> kernel::Result<()> {
-        let (link, mut set): (_, Box<dyn FnMut(&mut Socket) -> kernel::Result<()>>) = match self {
-            Self::Mac { link, mac } => (link, Box::new(|s| s.set_mac(link, *mac))),
-            Self::Name { link, name } => (link, Box::new(|s| s.rename(link, name))),
-        };
-        match set(socket) {
+        match self.set(socket) {
             // Drivers that change their address only while down; names before Linux 6.2. What goes
             // with the link when it is down is put back after it.
             Err(error) if error.errno() == Some(kernel::Errno::BUSY) => {
-                socket.set_up(link, false)?;
-                set(socket)?;
-                let link = match self {
-                    Self::Name { name, .. } => name,
-                    Self::Mac { link, .. } => link,
+                let (before, after) = match self {
+                    Self::Mac { link, .. } => (link, link),
+                    Self::Name { link, name } => (link, name),
                 };
-                socket.set_up(link, true)
+                socket.set_up(before, false)?;
+                self.set(socket)?;
+                socket.set_up(after, true)
             }
             done => done,
+        }
+    }
+
+    fn set(&self, socket: &mut Socket) -> kernel::Result<()> {
+        match self {
+            Self::Mac { link, mac } => socket.set_mac(link, *mac),
+            Self::Name { link, name } => socket.rename(link, name),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! A look happens between two messages of the owner, so no pod can be released while it lasts: what
 //! is added belongs to a pod that has its lease, and its DEL, which takes it away, comes later.
 
+mod decide;
 mod facts;
 mod fights;
 mod identity;
@@ -23,15 +24,17 @@ use std::time::Duration;
 
 use ipam::Millis;
 use kernel::{Change, Socket, node};
-use nodenet::{Link, NodeFacts, NodeNet, Owned, Step, TableId};
+use nodenet::{NodeFacts, Owned, Step, TableId};
 
-use crate::findings::Findings;
+use decide::{concerns, leave_to_others, object, ours_for_sure, told_missing, with_mtus};
 pub(crate) use facts::Facts;
-use facts::{Leased, veth};
+use facts::veth;
 use fights::Fights;
 use identity::{Amiss, Known, Sorted};
 pub(crate) use settings::loose_source_check;
 pub(crate) use watch::watch;
+
+use crate::findings::Findings;
 
 /// Between two looks, so that a storm of changes does not become a storm of looks.
 const APART: Duration = Duration::from_millis(200);
@@ -241,17 +244,19 @@ impl Repairer {
             sorted = self.known.sort(&links, facts, now);
         }
         let enis = sorted.enis.iter().chain(&sorted.absent).cloned();
-        let node = NodeFacts {
+        let mut node = NodeFacts {
             enis: enis.collect(),
-            pods: sorted.pods.iter().map(|(l, _)| l.pod.clone()).collect(),
+            pods: Vec::new(),
             settings: facts.settings.clone(),
         };
-        let want = with_mtus(nodenet::compile(&node)?, &sorted, facts);
         let secondary = node.enis.iter().filter(|eni| !eni.is_primary());
         let tables = secondary.map(nodenet::EniFacts::table);
         let tables = tables.chain([TableId::MAIN]);
         let have = node::read_tables(&mut socket, &links, tables)?;
         let owned = Owned::by(&node);
+        leave_to_others(facts, &mut sorted, (&owned, &have), round);
+        node.pods = sorted.pods.iter().map(|(l, _)| l.pod.clone()).collect();
+        let want = with_mtus(nodenet::compile(&node)?, &sorted, facts);
         let diff = nodenet::diff(&want, &have, &owned);
         let may = |step: &Step| ours_for_sure(step, facts, &sorted, (&owned, &have));
         let steps: Vec<Step> = diff.steps.into_iter().filter(may).collect();
@@ -392,145 +397,5 @@ impl Repairer {
             ..eni.clone()
         };
         facts.enis.iter().map(current).collect()
-    }
-}
-
-/// When a change of an address, a route, a rule or a neighbour makes a look due.
-fn concerns(
-    change: &Change,
-    (want, owned): (&NodeNet, &Owned),
-    facts: &Facts,
-    now: Millis,
-) -> Option<Millis> {
-    // What is added for a young pod is its plugin's work; what is removed may be a failed ADD.
-    let of_pod = |address, gone: bool| {
-        let at = facts.pod_at(address).map(Leased::settled_at);
-        match at {
-            Some(at) if at > now => gone.then_some(at),
-            Some(_) => Some(now),
-            None => Some(now),
-        }
-    };
-    match change {
-        Change::Addr { addr, .. } => owned.addr(addr).then_some(now),
-        Change::Neighbour(neighbour) => owned.neighbour(neighbour).then_some(now),
-        Change::Rule { rule, gone } => {
-            let right = want.rules.contains(rule) != *gone;
-            let address = owned.rule_about(rule);
-            let known = address.is_none_or(|a| facts.pod_at(a).is_some() || is_eni(facts, a));
-            if right || !owned.rule(rule) || !known {
-                return None;
-            }
-            address.map_or(Some(now), |address| of_pod(address, *gone))
-        }
-        Change::Route {
-            table,
-            dst,
-            metric,
-            gone,
-        } => {
-            if *table != TableId::MAIN {
-                let secondary = facts.enis.iter().any(|eni| eni.table() == *table);
-                return secondary.then_some(now);
-            }
-            let place = |route: &nodenet::Route| {
-                (route.table, route.dst, route.metric) == (*table, *dst, *metric)
-            };
-            if want.routes.iter().any(place) {
-                return of_pod(dst.addr(), *gone);
-            }
-            // The connected route that the kernel makes for an address added without care.
-            let connected =
-                |eni: &nodenet::EniFacts| !eni.is_primary() && eni.subnet.trunc() == *dst;
-            (!gone && facts.enis.iter().any(connected)).then_some(now)
-        }
-        _ => None,
-    }
-}
-
-fn is_eni(facts: &Facts, address: std::net::Ipv4Addr) -> bool {
-    facts.enis.iter().any(|eni| eni.address == address)
-}
-
-/// Whether a step may be taken. What adds or corrects is about pods with a lease and interfaces in
-/// service. What removes must not take anything from somebody of whom the pool does not know:
-/// only what contradicts them, and what leads to addresses that are free and have rested.
-fn ours_for_sure(
-    step: &Step,
-    facts: &Facts,
-    sorted: &Sorted,
-    (owned, have): (&Owned, &NodeNet),
-) -> bool {
-    let looked_after = |address| sorted.pods.iter().any(|(l, _)| l.pod.address == address);
-    match step {
-        Step::DelRule(rule) => owned.rule_about(rule).is_some_and(|address| {
-            let left_over = facts.is_idle(address) && !leads_to_a_pod(address, owned, have);
-            looked_after(address) || is_eni(facts, address) || left_over
-        }),
-        Step::DelRoute(route) => owned.route_about(route).is_none_or(looked_after),
-        Step::DelNeighbour(neighbour) => sorted
-            .pods
-            .iter()
-            .any(|(leased, _)| veth(&facts.settings, &leased.pod) == neighbour.link),
-        _ => true,
-    }
-}
-
-/// An address that has a route to a pod's veth is used, whatever the pool says.
-fn leads_to_a_pod(address: std::net::Ipv4Addr, owned: &Owned, have: &NodeNet) -> bool {
-    have.routes
-        .iter()
-        .any(|route| owned.route_about(route) == Some(address))
-}
-
-/// What is missing and nobody can make but EC2 or the runtime, and what nobody should have.
-fn told_missing(
-    facts: &Facts,
-    sorted: &Sorted,
-    (owned, have): (&Owned, &NodeNet),
-    round: &mut Round,
-) {
-    for eni in &sorted.absent {
-        let what = format!("link of {} ({})", eni.id, eni.mac);
-        let why = "no link has its MAC: was it detached by hand, or moved to another namespace?";
-        round.fails(what, why);
-    }
-    for Leased { pod, .. } in &sorted.without {
-        let what = format!("link {} of pod {}", veth(&facts.settings, pod), pod.pod);
-        let why = "the veth is gone: the pod's namespace ended without a DEL, or somebody deleted \
-                   it; a new pod gets a new one";
-        round.fails(what, why);
-    }
-    for route in &have.routes {
-        let idle = owned.route_about(route).filter(|at| facts.is_idle(*at));
-        if idle.is_some() {
-            let why = "a pod's link has an address that the pool holds for free: it is left alone";
-            round.fails(format!("route {route}"), why);
-        }
-    }
-}
-
-/// Pods' veths keep the MTU that they were made with: `POD_MTU` is for new pods.
-fn with_mtus(mut want: NodeNet, sorted: &Sorted, facts: &Facts) -> NodeNet {
-    for (leased, mtu) in &sorted.pods {
-        if let Some(link) = want.link(&veth(&facts.settings, &leased.pod)).cloned() {
-            want.links.remove(&link);
-            want.links.insert(Link { mtu: *mtu, ..link });
-        }
-    }
-    want
-}
-
-/// What a step is about, whichever way it goes.
-fn object(step: &Step) -> String {
-    match step {
-        Step::SetMtu { link, .. } => format!("link {link} mtu"),
-        Step::SetUp { link, .. } => format!("link {link}"),
-        Step::AddAddr(addr) | Step::DelAddr(addr) => format!("address {} {}", addr.net, addr.link),
-        Step::PutNeighbour(n) | Step::DelNeighbour(n) => format!("neighbour {} {}", n.addr, n.link),
-        Step::PutRoute { route, .. } | Step::DelRoute(route) => {
-            format!("route {} {} {}", route.table, route.dst, route.metric)
-        }
-        Step::AddRule(rule) | Step::DelRule(rule) => format!("rule {rule}"),
     }
 }

@@ -1,13 +1,15 @@
 //! What happens to a node, done with the commands that other programs issue, on a real kernel.
 
+mod facts;
 mod node;
 
 use std::time::Duration;
 
-use kernel::sysctl;
+use kernel::{Change, sysctl};
 use node::{Node, on_a_node};
 
 use super::{Repairer, SAFETY_NET};
+use crate::owner::Message;
 
 /// Does something to the node and lets the repairer work: afterwards everything must be as before,
 /// foreign things included, and exactly these kinds must have been repaired.
@@ -251,6 +253,24 @@ fn only_what_is_left_of_rested_addresses_is_removed() {
 }
 
 #[test]
+fn the_link_of_another_pod_of_the_same_name_is_left_to_it() {
+    on_a_node(|node| {
+        // The lease is one whose DEL was lost; the checkpoint knows nothing of the pod that came
+        // after it, with the same name and so the same link.
+        let veth = node.veth(2);
+        node.ip("route del 10.0.1.106");
+        node.ip(&format!("route add 10.0.1.107 dev {veth} scope link"));
+        node.ip("rule del pref 512 to 10.0.1.106");
+        let before = node.state();
+        node.settle();
+        assert_eq!(node.state(), before);
+        let (what, why) = node.findings.failing.first_key_value().unwrap();
+        assert_eq!(*what, format!("link {veth} of pod default/web-2"));
+        assert!(why.contains("10.0.1.107"), "{why}");
+    });
+}
+
+#[test]
 fn what_cannot_be_put_right_is_told() {
     on_a_node(|node| {
         // A veth that is gone takes its route along; the rules stay with the lease.
@@ -334,5 +354,29 @@ fn rules_and_routes_of_recovered_pods_are_made_at_the_start() {
         node.look();
         assert_eq!(node.state(), before);
         assert_eq!(node.repaired(), ["link", "route", "rule"]);
+    });
+}
+
+#[test]
+fn the_owner_is_told_of_a_change_within_moments() {
+    on_a_node(|node| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (to, mut messages) = tokio::sync::mpsc::channel(8);
+            super::watch(to);
+            // It listens from its first turn on.
+            tokio::task::yield_now().await;
+            for table in ["77", "78"] {
+                node.ip(&format!("rule add pref 77 from all lookup {table}"));
+                let told = tokio::time::timeout(Duration::from_secs(10), messages.recv());
+                let Ok(Some(Message::Network(changes))) = told.await else {
+                    panic!("nothing was told");
+                };
+                assert!(matches!(changes[..], [Change::Rule { gone: false, .. }]));
+            }
+        });
     });
 }
