@@ -152,6 +152,11 @@ fn own_link(held: &Allocation) -> Option<impl Fn(&LinkName) -> bool + use<>> {
     Some(move |link: &LinkName| link.as_str().ends_with(&end))
 }
 
+/// Whether a link has the name that a lease's pod gives it.
+pub(crate) fn is_link_of(link: &LinkName, held: &Allocation) -> bool {
+    own_link(held).is_some_and(|is_its| is_its(link))
+}
+
 /// The pods of this node that have not ended, by namespace and name, each with what may be its UID.
 pub(crate) type Alive = BTreeMap<(String, String), BTreeSet<String>>;
 

@@ -311,6 +311,7 @@ impl Owner {
             Message::Network(changes) => {
                 let (facts, now) = (self.network(), self.now());
                 self.repairer.saw(&changes, &facts, now);
+                self.miss(&changes);
             }
             Message::Laid(eni) => {
                 self.laid.insert(eni.id.clone(), *eni);

@@ -1,6 +1,7 @@
 //! What the owner does about leases whose pods are not there, and about pods without a lease.
 
 use ipam::{Allocation, Event, Key};
+use kernel::Change;
 use tokio::sync::oneshot;
 
 use super::{Asker, Owner};
@@ -77,6 +78,21 @@ impl Owner {
     /// A DEL of who has no lease may be that of a pod that is known by its link alone.
     pub(super) fn nudge(&self) {
         if self.pool.allocations().any(|held| gc::is_stray(&held.key)) {
+            self.nudge.notify_one();
+        }
+    }
+
+    /// A link that goes while its pod has a lease: the runtime ended without a DEL, perhaps.
+    pub(super) fn miss(&self, changes: &[Change]) {
+        let gone = changes.iter().filter_map(|change| match change {
+            Change::LinkGone { name, .. } => Some(name),
+            _ => None,
+        });
+        if gone.into_iter().any(|link| {
+            self.pool
+                .allocations()
+                .any(|held| gc::is_link_of(link, held))
+        }) {
             self.nudge.notify_one();
         }
     }
