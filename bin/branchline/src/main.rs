@@ -1,5 +1,6 @@
 //! Parse, wire, run.
 
+mod bundle;
 mod capacity;
 mod capture;
 mod doctor;
@@ -40,6 +41,7 @@ enum Command {
     Capacity(capacity::CapacityArgs),
     Doctor(doctor::DoctorArgs),
     Snapshot(save::SnapshotArgs),
+    Bundle(bundle::BundleArgs),
     Explain(explain::ExplainArgs),
     Lab(lab::LabArgs),
     #[command(hide = true)]
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Capacity(args) => read::finish(capacity::run(args)),
         Command::Doctor(args) => read::finish(doctor::run(args)),
         Command::Snapshot(args) => read::finish(save::run(args)),
+        Command::Bundle(args) => read::finish(bundle::run(args)),
         Command::Explain(args) => read::finish(explain::run(args)),
         Command::Probe(args) => read::finish(probe::run(args)),
         // Some of its commands become the first process of a node or a pod: no thread may exist.

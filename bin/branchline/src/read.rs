@@ -184,7 +184,8 @@ impl Live {
         line
     }
 
-    fn endpoints(&self) -> Vec<Endpoint> {
+    /// The agents that somebody named.
+    pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
         self.nodes.iter().flat_map(|n| n.0.clone()).collect()
     }
 }

@@ -45,6 +45,18 @@ pub fn save(path: &Path, inputs: &Inputs) -> Result<(), Error> {
         path: path.to_owned(),
         source,
     };
+    let text = text(inputs).map_err(|e| failed(e.into()))?;
+    if path == Path::new("-") {
+        return std::io::stdout().write_all(text.as_bytes()).map_err(failed);
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".part");
+    std::fs::write(&beside, &text).map_err(failed)?;
+    std::fs::rename(&beside, path).map_err(failed)
+}
+
+/// A snapshot's text.
+pub(crate) fn text(inputs: &Inputs) -> Result<String, serde_json::Error> {
     let written = Written {
         head: Head {
             schema: SCHEMA.to_owned(),
@@ -53,15 +65,7 @@ pub fn save(path: &Path, inputs: &Inputs) -> Result<(), Error> {
         },
         inputs,
     };
-    let mut text = serde_json::to_vec_pretty(&written).map_err(|e| failed(e.into()))?;
-    text.push(b'\n');
-    if path == Path::new("-") {
-        return std::io::stdout().write_all(&text).map_err(failed);
-    }
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".part");
-    std::fs::write(&beside, &text).map_err(failed)?;
-    std::fs::rename(&beside, path).map_err(failed)
+    Ok(serde_json::to_string_pretty(&written)? + "\n")
 }
 
 /// Reads a snapshot.

@@ -145,6 +145,23 @@ async fn get<T: DeserializeOwned>(endpoint: &Endpoint, path: &str) -> Result<Opt
 }
 
 async fn fetch<T: DeserializeOwned>(endpoint: &Endpoint, path: &str) -> Result<Option<T>, Error> {
+    let Some(body) = body(endpoint, path).await? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&body)
+        .map(Some)
+        .map_err(|e| endpoint.failed(path, &format!("not the document it should be: {e}")))
+}
+
+/// One page as it is; `None` when the agent does not have it (404).
+pub(crate) async fn page(endpoint: &Endpoint, path: &str) -> Result<Option<Bytes>, Error> {
+    match tokio::time::timeout(PATIENCE, body(endpoint, path)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(endpoint.failed(path, &format!("no answer in {} s", PATIENCE.as_secs()))),
+    }
+}
+
+async fn body(endpoint: &Endpoint, path: &str) -> Result<Option<Bytes>, Error> {
     let base = endpoint.url.to_string();
     let uri = format!("{}{path}", base.trim_end_matches('/'));
     let request = Request::get(&uri)
@@ -165,12 +182,8 @@ async fn fetch<T: DeserializeOwned>(endpoint: &Endpoint, path: &str) -> Result<O
         return Err(endpoint.failed(path, &format!("it answered {}", response.status())));
     }
     let body = response.into_body().collect().await;
-    let body = body
-        .map_err(|e| endpoint.failed(path, &e.to_string()))?
-        .to_bytes();
-    serde_json::from_slice(&body)
-        .map(Some)
-        .map_err(|e| endpoint.failed(path, &format!("not the document it should be: {e}")))
+    let body = body.map_err(|e| endpoint.failed(path, &e.to_string()))?;
+    Ok(Some(body.to_bytes()))
 }
 
 impl Endpoint {

@@ -379,6 +379,22 @@ impl Kube {
         }
     }
 
+    /// One object or list, as it is; else what the API server says.
+    pub(crate) async fn get(&self, path: &str) -> Result<serde_json::Value, String> {
+        let request = http::Request::get(path).body(Vec::new());
+        let request = request.map_err(|e| e.to_string())?;
+        let answer = self.client.request(request).await;
+        answer.map_err(|e| root(&e))
+    }
+
+    /// A text, as a log.
+    pub(crate) async fn text(&self, path: &str) -> Result<String, String> {
+        let request = http::Request::get(path).body(Vec::new());
+        let request = request.map_err(|e| e.to_string())?;
+        let answer = self.client.request_text(request).await;
+        answer.map_err(|e| root(&e))
+    }
+
     async fn list<K>(&self, parts: Parts) -> Result<Listed<K>, Error>
     where
         K: Indexed + Resource<DynamicType = ()> + DeserializeOwned,

@@ -5,10 +5,12 @@
 //! gap in [`Inputs`], never an empty result.
 
 mod agent;
+pub mod bundle;
 pub mod file;
 mod introspect;
 mod kubernetes;
 mod nodes;
+mod redact;
 pub mod rights;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -101,6 +103,15 @@ pub enum Error {
     /// A snapshot cannot be read or written.
     #[error("the snapshot {}: {source}", path.display())]
     SnapshotFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A support file cannot be written.
+    #[error("the support file {}: {source}", path.display())]
+    BundleFile {
         /// The file.
         path: PathBuf,
         /// Why.

@@ -1,0 +1,425 @@
+//! The support file: the snapshot, what the agents say, their logs, metrics and events, the DaemonSet,
+//! versions; redacted, and with a list of what could not be read and why.
+//!
+//! Nothing that fails ends the collection: a support file is asked for when things fail.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use jiff::Timestamp;
+use kube_view::facts::{Cluster, ObjectName};
+use reach::Inputs;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::introspect::{self, Endpoint};
+use crate::kubernetes::Kube;
+use crate::redact::Redactor;
+use crate::{Error, file};
+
+/// The schema's name.
+pub const SCHEMA: &str = "branchline/bundle/v1";
+
+/// Upstream's pages and ours; a page that an agent has not got is no gap.
+const PAGES: [&str; 5] = [
+    "/state",
+    "/v1/enis",
+    "/v1/eni-configs",
+    "/v1/ipamd-env-settings",
+    "/v1/networkutils-env-settings",
+];
+/// Where agents serve metrics, on all of the node's addresses.
+const METRICS: u16 = 61678;
+/// The end of each log.
+const LOG_LINES: u32 = 2000;
+const LOG_BYTES: u32 = 1 << 20;
+/// Events that are looked at.
+const EVENTS: u32 = 5000;
+
+/// Something that is not in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Missing {
+    /// What.
+    pub what: String,
+    /// Why.
+    pub why: String,
+    /// What would have to be granted or given, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant: Option<String>,
+}
+
+/// One file of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Entry {
+    name: String,
+    bytes: usize,
+    source: String,
+}
+
+/// What was collected, redacted.
+#[derive(Debug, Default)]
+pub struct Bundle {
+    files: BTreeMap<String, (String, Vec<u8>)>,
+    /// What is not in it.
+    pub missing: Vec<Missing>,
+    redactor: Redactor,
+    /// What the cluster is called, for the file's name.
+    cluster: Option<String>,
+}
+
+impl Bundle {
+    /// Collects everything that can be read. What cannot is in [`Bundle::missing`].
+    pub async fn collect(kube: Option<&Kube>, endpoints: &[Endpoint], inputs: &Inputs) -> Self {
+        let mut bundle = Self {
+            cluster: inputs.kubernetes.as_ref().map(|c| c.name.clone()),
+            ..Self::default()
+        };
+        // Objects first: what is dropped from them is then taken out of logs too.
+        match kube {
+            Some(kube) => bundle.cluster(kube, inputs).await,
+            None => bundle.miss(
+                "the cluster: DaemonSet, events, logs, metrics",
+                "no cluster was read",
+                Some("set KUBECONFIG, or --kubeconfig and --context"),
+            ),
+        }
+        bundle.snapshot(inputs);
+        bundle.agents(endpoints, inputs).await;
+        bundle
+    }
+
+    /// Adds a text of the caller's, as an answer of the tool.
+    pub fn add(&mut self, name: &str, source: &str, text: &str) {
+        let text = self.redactor.text(text);
+        let entry = (source.to_owned(), text.into_bytes());
+        self.files.insert(name.to_owned(), entry);
+    }
+
+    /// Says what is missing.
+    pub fn miss(&mut self, what: &str, why: &str, grant: Option<&str>) {
+        self.missing.push(Missing {
+            what: what.to_owned(),
+            why: self.redactor.text(why),
+            grant: grant.map(str::to_owned),
+        });
+    }
+
+    fn add_json(&mut self, name: &str, source: &str, value: &Value) {
+        self.add(name, source, &format!("{value:#}\n"));
+    }
+
+    fn snapshot(&mut self, inputs: &Inputs) {
+        match file::text(inputs) {
+            Ok(text) => self.add("snapshot.json", "branchline snapshot", &text),
+            Err(error) => self.miss("snapshot.json", &error.to_string(), None),
+        }
+        let cluster = inputs.kubernetes.iter().flat_map(|c| c.unread.values());
+        let cluster = cluster.map(|u| (u.right.clone(), u.reason.clone()));
+        let aws = inputs.world.unread.values().chain(&inputs.unread_limits);
+        let aws = aws.map(|u| (u.action.clone(), u.reason.clone()));
+        for (right, reason) in cluster.chain(aws).collect::<Vec<_>>() {
+            self.miss(
+                &format!("a part of snapshot.json ({right})"),
+                &reason,
+                Some(&right),
+            );
+        }
+        for (node, why) in &inputs.unread_nodes {
+            self.miss(&format!("{node} in snapshot.json"), why, None);
+        }
+    }
+
+    async fn agents(&mut self, endpoints: &[Endpoint], inputs: &Inputs) {
+        for endpoint in endpoints {
+            for page in PAGES {
+                let name = format!("nodes/{}{page}.json", endpoint.node);
+                match introspect::page(endpoint, page).await {
+                    Ok(Some(body)) => {
+                        let source = format!("GET {}{page}", endpoint.url);
+                        self.add(&name, &source, &String::from_utf8_lossy(&body));
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        self.miss(&name, &error.to_string(), Some("--node NODE=URL"));
+                        break; // the others would wait as long
+                    }
+                }
+            }
+        }
+        let asked = |name: &str| {
+            let node = inputs.nodes.get(name);
+            endpoints
+                .iter()
+                .any(|e| node.is_some_and(|n| n.answers_to(&e.node)))
+        };
+        let silent: Vec<&str> = inputs
+            .nodes
+            .keys()
+            .map(String::as_str)
+            .filter(|n| !asked(n))
+            .collect();
+        if !silent.is_empty() {
+            self.miss(
+                &format!("introspection of {}", silent.join(", ")),
+                "their agents were not asked: they answer on their nodes' loopback addresses",
+                Some("--node NODE=URL, with port 61679 forwarded"),
+            );
+        }
+    }
+
+    async fn cluster(&mut self, kube: &Kube, inputs: &Inputs) {
+        let none = Cluster::default();
+        let cluster = inputs.kubernetes.as_ref().unwrap_or(&none);
+        for name in cluster
+            .daemon_sets
+            .iter()
+            .filter(|(_, s)| !s.containers.is_empty())
+        {
+            self.daemon_set(kube, name.0).await;
+        }
+        let agents: Vec<(&ObjectName, &kube_view::facts::Pod)> = cluster
+            .pods
+            .iter()
+            .filter(|(_, pod)| !pod.containers.is_empty())
+            .collect();
+        for (name, pod) in agents {
+            self.agent_pod(kube, name, pod).await;
+        }
+        self.events(kube).await;
+        self.versions(kube, inputs).await;
+    }
+
+    async fn daemon_set(&mut self, kube: &Kube, name: &ObjectName) {
+        let path = format!(
+            "/apis/apps/v1/namespaces/{}/daemonsets/{}",
+            name.namespace, name.name
+        );
+        let file = format!("cluster/daemonset-{}.yaml", name.name);
+        match kube.get(&path).await {
+            Err(why) => self.miss(&file, &why, Some("get daemonsets.apps")),
+            Ok(mut object) => {
+                self.redactor.object(&mut object);
+                match serde_saphyr::to_string(&object) {
+                    Ok(text) => self.add(&file, &format!("GET {path}"), &text),
+                    Err(error) => self.miss(&file, &error.to_string(), None),
+                }
+            }
+        }
+    }
+
+    /// Its object, the ends of its containers' logs, and its metrics by way of the API server.
+    async fn agent_pod(&mut self, kube: &Kube, name: &ObjectName, pod: &kube_view::facts::Pod) {
+        let base = format!("/api/v1/namespaces/{}/pods/{}", name.namespace, name.name);
+        let dir = format!("nodes/{}", pod.node.as_deref().unwrap_or(&name.name));
+        match kube.get(&base).await {
+            Err(why) => self.miss(&format!("{dir}/pod.yaml"), &why, Some("get pods")),
+            Ok(mut object) => {
+                self.redactor.object(&mut object);
+                match serde_saphyr::to_string(&object) {
+                    Ok(text) => self.add(&format!("{dir}/pod.yaml"), &format!("GET {base}"), &text),
+                    Err(error) => self.miss(&format!("{dir}/pod.yaml"), &error.to_string(), None),
+                }
+            }
+        }
+        for container in &pod.containers {
+            for previous in [false, true] {
+                let of = &container.name;
+                let path = format!(
+                    "{base}/log?container={of}&tailLines={LOG_LINES}&limitBytes={LOG_BYTES}&timestamps=true&previous={previous}"
+                );
+                let kind = if previous { ".previous" } else { "" };
+                let file = format!("{dir}/{of}{kind}.log");
+                match kube.text(&path).await {
+                    Ok(text) => self.add(&file, &format!("GET {path}"), &text),
+                    // Most containers were never restarted.
+                    Err(_) if previous => {}
+                    Err(why) => self.miss(&file, &why, Some("get pods/log")),
+                }
+            }
+        }
+        let path = format!(
+            "/api/v1/namespaces/{}/pods/{}:{METRICS}/proxy/metrics",
+            name.namespace, name.name
+        );
+        match kube.text(&path).await {
+            Ok(text) => self.add(&format!("{dir}/metrics.txt"), &format!("GET {path}"), &text),
+            Err(why) => self.miss(
+                &format!("{dir}/metrics.txt"),
+                &why,
+                Some("get pods/proxy, and port 61678 of the nodes open to the control plane"),
+            ),
+        }
+    }
+
+    async fn events(&mut self, kube: &Kube) {
+        let path = format!("/api/v1/events?limit={EVENTS}");
+        let list = match kube.get(&path).await {
+            Ok(list) => list,
+            Err(why) => return self.miss("cluster/events.jsonl", &why, Some("list events")),
+        };
+        let mut lines = String::new();
+        for event in list["items"].as_array().into_iter().flatten() {
+            if !about_the_network(event) {
+                continue;
+            }
+            let of = &event["involvedObject"];
+            let first = |keys: [&str; 3]| {
+                let told = keys.into_iter().map(|k| &event[k]);
+                told.into_iter().find(|v| !v.is_null()).cloned()
+            };
+            let line = json!({
+                "at": first(["lastTimestamp", "eventTime", "firstTimestamp"]),
+                "type": event["type"],
+                "reason": event["reason"],
+                "object": format!("{}/{}/{}", of["kind"].as_str().unwrap_or_default(),
+                    of["namespace"].as_str().unwrap_or_default(), of["name"].as_str().unwrap_or_default()),
+                "count": event["count"],
+                "by": first(["reportingComponent", "reportingInstance", "source"]),
+                "message": event["message"],
+            });
+            lines.push_str(&format!("{line}\n"));
+        }
+        self.add("cluster/events.jsonl", &format!("GET {path}"), &lines);
+    }
+
+    async fn versions(&mut self, kube: &Kube, inputs: &Inputs) {
+        let server = match kube.get("/version").await {
+            Ok(version) => version["gitVersion"].clone(),
+            Err(why) => {
+                self.miss("the API server's version", &why, None);
+                Value::Null
+            }
+        };
+        let nodes: BTreeMap<&String, &String> = inputs
+            .nodes
+            .iter()
+            .map(|(name, n)| (name, &n.agent))
+            .collect();
+        let cluster = inputs.kubernetes.iter();
+        let sets: BTreeMap<String, Vec<&String>> = cluster
+            .flat_map(|c| &c.daemon_sets)
+            .filter(|(_, set)| !set.containers.is_empty())
+            .map(|(name, set)| {
+                (
+                    name.to_string(),
+                    set.containers.iter().map(|c| &c.image).collect(),
+                )
+            })
+            .collect();
+        let versions = json!({
+            "branchline": env!("CARGO_PKG_VERSION"),
+            "kubernetes": server,
+            "server": kube.server,
+            "region": inputs.world.region,
+            "agents": nodes,
+            "images": sets,
+            "addon": inputs.addon,
+        });
+        self.add_json("versions.json", "GET /version and what was read", &versions);
+    }
+
+    /// A name for the file.
+    pub fn default_name(&self) -> PathBuf {
+        let cluster = self.cluster.as_deref().unwrap_or("nodes");
+        let cluster = cluster.rsplit('/').next().unwrap_or(cluster);
+        let clean = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+        let cluster: String = cluster.chars().map(clean).collect();
+        let at = Timestamp::now().strftime("%Y%m%d-%H%M%S");
+        format!("branchline-{cluster}-{at}.tar.gz").into()
+    }
+
+    /// The names of its files.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
+    /// Writes it; the file is there whole or not at all, and nobody else may read it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), Error> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".part");
+        let beside = PathBuf::from(beside);
+        let done = self
+            .write_beside(&beside)
+            .and_then(|()| fs::rename(&beside, path));
+        done.map_err(|source| {
+            // What is left of it helps nobody; that it cannot be removed matters less than why.
+            drop(fs::remove_file(&beside));
+            Error::BundleFile {
+                path: path.to_owned(),
+                source,
+            }
+        })
+    }
+
+    fn write_beside(&self, beside: &Path) -> io::Result<()> {
+        match fs::remove_file(beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(beside)?;
+        let mut archive = tar::Builder::new(GzEncoder::new(file, Compression::default()));
+        let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
+        let manifest = self.manifest()?;
+        let first = ("manifest.json", manifest.as_slice());
+        let rest = self
+            .files
+            .iter()
+            .map(|(name, (_, body))| (name.as_str(), body.as_slice()));
+        for (name, body) in std::iter::once(first).chain(rest) {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(body.len() as u64);
+            header.set_mode(0o600);
+            header.set_mtime(now);
+            header.set_cksum();
+            archive.append_data(&mut header, format!("branchline-bundle/{name}"), body)?;
+        }
+        let mut file = archive.into_inner()?.finish()?;
+        file.flush()?;
+        file.sync_all()
+    }
+
+    fn manifest(&self) -> io::Result<Vec<u8>> {
+        let entry = |(name, (source, body)): (&String, &(String, Vec<u8>))| Entry {
+            name: name.clone(),
+            bytes: body.len(),
+            source: source.clone(),
+        };
+        let manifest = json!({
+            "schema": SCHEMA,
+            "written_by": format!("branchline {}", env!("CARGO_PKG_VERSION")),
+            "taken": Timestamp::now().to_string(),
+            "files": self.files.iter().map(entry).collect::<Vec<_>>(),
+            "missing": self.missing,
+            "redacted": "annotations, managed fields, variables that are not the stack's, and texts that look like credentials",
+        });
+        Ok(serde_json::to_vec_pretty(&manifest)?)
+    }
+}
+
+/// Whether an event may tell why a pod has no address, or what became of an agent or a node.
+fn about_the_network(event: &Value) -> bool {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_ascii_lowercase();
+    let of = &event["involvedObject"];
+    let by = [
+        text(&event["reportingComponent"]),
+        text(&event["source"]["component"]),
+    ];
+    text(&of["kind"]) == "node"
+        || text(&event["reason"]).contains("sandbox")
+        || (text(&of["namespace"]) == "kube-system" && text(&of["name"]).starts_with("aws-node"))
+        || by
+            .iter()
+            .any(|b| b.contains("branchline") || b.contains("aws-node"))
+}
