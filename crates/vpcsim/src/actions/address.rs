@@ -7,7 +7,7 @@ use ec2::types::*;
 use super::{Action, Context, Field, Query, eni, one, opt, required, s, tag, unmodelled};
 use crate::error::{ApiError, ApiResult};
 use crate::ids::*;
-use crate::store::{self, AddressAssociation, EniKind, State};
+use crate::store::{self, AddressAssociation, EniKind, PRIMARY, State};
 
 const FIELDS: &[Field<AllocationId, store::Address>] = &[
     ("allocation-id", |_, id, _| one(id)),
@@ -160,7 +160,7 @@ fn interface(state: &State, r: &AssociateAddressRequest) -> ApiResult<EniId> {
         (Some(text), _) => Ok(state.enis.find(text)?.0),
         (None, Some(text)) => {
             let (id, instance) = state.instances.find(text)?;
-            match (instance.enis.get(&0), instance.enis.len()) {
+            match (instance.enis.get(&PRIMARY), instance.enis.len()) {
                 (Some(eni), 1) => Ok(*eni),
                 _ => Err(ApiError::new(
                     "InvalidInstanceID",

@@ -13,7 +13,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::filter;
 use crate::ids::*;
 use crate::page::{self, Sizes};
-use crate::store::{self, Change, State};
+use crate::store::{self, Change, PRIMARY, State};
 use ec2::limits::{self, TypeLimits};
 
 use store::InstanceState as Is;
@@ -277,7 +277,10 @@ impl Action for DescribeInstanceAttributeRequest {
                 answer.instance_initiated_shutdown_behavior = text(s("stop"));
             }
             "groupSet" => {
-                let primary = instance.enis.get(&0).and_then(|e| cx.state.enis.get(e));
+                let primary = instance
+                    .enis
+                    .get(&PRIMARY)
+                    .and_then(|e| cx.state.enis.get(e));
                 let groups = primary.map(|e| e.groups.clone()).unwrap_or_default();
                 answer.groups = eni_view::groups(cx.state, &groups);
             }

@@ -6,7 +6,7 @@ use ec2::types::*;
 
 use super::{Field, eni_view, one, opt, s, tag, yes};
 use crate::ids::*;
-use crate::store::{self, Holder, MetadataOptions, State};
+use crate::store::{self, Holder, MetadataOptions, PRIMARY, State};
 
 pub(super) const FIELDS: &[Field<InstanceId, store::Instance>] = &[
     ("instance-id", |_, id, _| one(id)),
@@ -83,7 +83,10 @@ pub(super) const FIELDS: &[Field<InstanceId, store::Instance>] = &[
 ];
 
 fn groups(state: &State, instance: &store::Instance) -> std::vec::IntoIter<GroupId> {
-    let primary = instance.enis.get(&0).and_then(|eni| state.enis.get(eni));
+    let primary = instance
+        .enis
+        .get(&PRIMARY)
+        .and_then(|eni| state.enis.get(eni));
     primary
         .map(|eni| eni.groups.clone())
         .unwrap_or_default()
@@ -91,7 +94,7 @@ fn groups(state: &State, instance: &store::Instance) -> std::vec::IntoIter<Group
 }
 
 fn public_ip(state: &State, instance: &store::Instance) -> Option<Ipv4Addr> {
-    let id = *instance.enis.get(&0)?;
+    let id = *instance.enis.get(&PRIMARY)?;
     let eni = state.enis.get(&id)?;
     let on_primary = |a: &&store::Address| {
         a.association

@@ -8,7 +8,8 @@ use crate::error::{ApiError, ApiResult};
 use crate::filter::Tags;
 use crate::ids::*;
 use crate::store::{
-    Change, Holder, Instance, InstanceState, MetadataOptions, NewEni, State, Tracking, Wanted,
+    Change, Holder, Instance, InstanceState, MetadataOptions, NewEni, PRIMARY, State, Tracking,
+    Wanted,
 };
 use ec2::limits;
 
@@ -361,7 +362,7 @@ fn launch_one(
         .iter()
         .map(|spec| plan(state, spec))
         .collect::<ApiResult<Vec<Planned>>>()?;
-    planned.sort_by_key(|p| p.device);
+    planned.sort_by_key(|p| (p.card, p.device));
     let primary = planned.first().filter(|p| p.device == 0);
     let subnet = match primary.map(|p| &p.plan) {
         Some(Plan::Existing(id)) => state.enis[id].subnet,
@@ -414,7 +415,7 @@ fn launch_one(
     }
     let private_ip = state.instances[&id]
         .enis
-        .get(&0)
+        .get(&PRIMARY)
         .map(|eni| state.enis[eni].primary);
     if let Some(instance) = state.instances.get_mut(&id) {
         instance.private_ip = private_ip;

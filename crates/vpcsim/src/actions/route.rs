@@ -6,7 +6,7 @@ use super::s;
 use super::vpc::cidr;
 use crate::error::{ApiError, ApiResult};
 use crate::ids::*;
-use crate::store::{Destination, NatState, PeeringState, State, Target};
+use crate::store::{Destination, NatState, PRIMARY, PeeringState, State, Target};
 
 /// The targets of a request, by the parameters that EC2 has for them.
 #[derive(Default)]
@@ -84,7 +84,7 @@ fn target(state: &State, vpc: VpcId, targets: &Targets<'_>) -> ApiResult<Target>
     }
     if let Some(text) = targets.instance {
         let (id, instance) = state.instances.find(text)?;
-        return match (instance.enis.get(&0), instance.enis.len()) {
+        return match (instance.enis.get(&PRIMARY), instance.enis.len()) {
             (Some(eni), 1) => Ok(Target::Eni(*eni)),
             _ => Err(ApiError::new(
                 "InvalidInstanceID",

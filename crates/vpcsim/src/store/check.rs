@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::records::{AttachStatus, EniKind, Holder, InstanceState, Peer};
+use super::records::{AttachStatus, EniKind, Holder, InstanceState, PRIMARY, Peer};
 use super::state::State;
 use ec2::limits;
 
@@ -69,7 +69,9 @@ impl State {
             };
             indexed.insert(attachment.id, *id);
             let Holder::Instance {
-                instance, device, ..
+                instance,
+                device,
+                card,
             } = attachment.holder
             else {
                 continue;
@@ -77,7 +79,7 @@ impl State {
             let holds = self
                 .instances
                 .get(&instance)
-                .and_then(|i| i.enis.get(&device));
+                .and_then(|i| i.enis.get(&(card, device)));
             let held = attachment.status != AttachStatus::Detached;
             if held && holds != Some(id) {
                 found.push(format!(
@@ -93,15 +95,15 @@ impl State {
             if distinct.len() != instance.enis.len() {
                 found.push(format!("{id} has an interface at two device indexes"));
             }
-            for (device, eni) in &instance.enis {
+            for ((card, device), eni) in &instance.enis {
                 let holder = self.enis.get(eni).and_then(|e| e.instance());
                 if holder != Some((*id, *device)) {
                     found.push(format!(
-                        "{id} has {eni} at {device}, which does not know it"
+                        "{id} has {eni} at {device} of card {card}, which does not know it"
                     ));
                 }
             }
-            if !instance.state.ends() && !instance.enis.contains_key(&0) {
+            if !instance.state.ends() && !instance.enis.contains_key(&PRIMARY) {
                 found.push(format!("{id} has no primary interface"));
             }
             if instance.state == InstanceState::Terminated && !instance.enis.is_empty() {

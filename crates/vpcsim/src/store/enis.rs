@@ -262,7 +262,7 @@ impl State {
                 self.zone_name(instance.zone),
             )));
         }
-        if instance.enis.contains_key(&device) {
+        if instance.enis.contains_key(&(card, device)) {
             return Err(ApiError::value(format_args!(
                 "Instance '{instance_id}' already has an interface attached at device index '{device}'."
             )));
@@ -338,11 +338,13 @@ impl State {
     ) -> AttachmentId {
         let attachment: AttachmentId = self.fresh();
         if let Holder::Instance {
-            instance, device, ..
+            instance,
+            device,
+            card,
         } = holder
             && let Some(instance) = self.instances.get_mut(&instance)
         {
-            instance.enis.insert(device, id);
+            instance.enis.insert((card, device), id);
         }
         if let Some(eni) = self.enis.get_mut(&id) {
             if let Some(shown) = eni.attachment.take() {
@@ -402,11 +404,13 @@ impl State {
         };
         attachment.status = AttachStatus::Detached;
         if let Holder::Instance {
-            instance, device, ..
+            instance,
+            device,
+            card,
         } = attachment.holder
             && let Some(instance) = self.instances.get_mut(&instance)
         {
-            instance.enis.remove(&device);
+            instance.enis.remove(&(card, device));
         }
         self.schedule(
             at,

@@ -346,6 +346,9 @@ impl Eni {
     }
 }
 
+/// Card and device index of an instance's primary interface.
+pub(crate) const PRIMARY: (u32, u32) = (0, 0);
+
 /// Connection tracking timeouts in seconds; `None` is EC2's default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Tracking {
@@ -464,8 +467,9 @@ pub(crate) struct Instance {
     pub(crate) zone: Zone,
     pub(crate) state: InstanceState,
     pub(crate) launched: Timestamp,
-    /// Interfaces by device index; those being detached still count.
-    pub(crate) enis: BTreeMap<u32, EniId>,
+    /// Interfaces by card and device index, which each card counts by itself; those being detached
+    /// still count.
+    pub(crate) enis: BTreeMap<(u32, u32), EniId>,
     pub(crate) key_name: Option<String>,
     pub(crate) profile: Option<String>,
     pub(crate) user_data: Option<String>,
