@@ -136,8 +136,10 @@ impl Bundle {
 
     async fn agents(&mut self, endpoints: &[Endpoint], inputs: &Inputs) {
         for endpoint in endpoints {
+            let known = inputs.nodes.values().find(|n| n.answers_to(&endpoint.node));
+            let node = known.map_or(&endpoint.node, |n| &n.name);
             for page in PAGES {
-                let name = format!("nodes/{}{page}.json", endpoint.node);
+                let name = format!("nodes/{node}{page}.json");
                 match introspect::page(endpoint, page).await {
                     Ok(Some(body)) => {
                         let source = format!("GET {}{page}", endpoint.url);
@@ -188,7 +190,10 @@ impl Bundle {
             .filter(|(_, pod)| !pod.containers.is_empty())
             .collect();
         for (name, pod) in agents {
-            self.agent_pod(kube, name, pod).await;
+            let on = pod.node.as_deref().unwrap_or(&name.name);
+            let known = inputs.nodes.values().find(|n| n.answers_to(on));
+            let dir = format!("nodes/{}", known.map_or(on, |n| n.name.as_str()));
+            self.agent_pod(kube, name, pod, &dir).await;
         }
         self.events(kube).await;
         self.versions(kube, inputs).await;
@@ -213,9 +218,14 @@ impl Bundle {
     }
 
     /// Its object, the ends of its containers' logs, and its metrics by way of the API server.
-    async fn agent_pod(&mut self, kube: &Kube, name: &ObjectName, pod: &kube_view::facts::Pod) {
+    async fn agent_pod(
+        &mut self,
+        kube: &Kube,
+        name: &ObjectName,
+        pod: &kube_view::facts::Pod,
+        dir: &str,
+    ) {
         let base = format!("/api/v1/namespaces/{}/pods/{}", name.namespace, name.name);
-        let dir = format!("nodes/{}", pod.node.as_deref().unwrap_or(&name.name));
         match kube.get(&base).await {
             Err(why) => self.miss(&format!("{dir}/pod.yaml"), &why, Some("get pods")),
             Ok(mut object) => {

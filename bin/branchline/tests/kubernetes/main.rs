@@ -2,11 +2,13 @@
 //! it says when something is missing.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod agent;
 mod cloud;
 mod control_plane;
 mod drift;
 mod files;
 mod objects;
+mod operators;
 mod questions;
 mod rights;
 
