@@ -64,13 +64,16 @@ class Failed(Exception):
     """A step did not show what it must."""
 
 
-def environment(home):
-    """A user's environment with a home and a lab of its own."""
-    worker = threading.get_ident() % 1_000_000
-    return {
-        **os.environ, "HOME": home, "BRANCHLINE_LAB": f"scenario-{os.getpid()}-{worker}",
-        "PATH": f"{BIN}:{KUBERNETES}:{VENV}:{os.environ['PATH']}",
-    }
+# The lab of a runner that has one at a time.
+LAB = f"scenario-{os.getpid()}"
+
+
+def environment(home=None):
+    """A user's environment; with a home and a lab of its own for each thread, if there is a home."""
+    env = {**os.environ, "BRANCHLINE_LAB": LAB, "PATH": f"{BIN}:{KUBERNETES}:{VENV}:{os.environ['PATH']}"}
+    if home is not None:
+        env |= {"HOME": home, "BRANCHLINE_LAB": f"{LAB}-{threading.get_ident() % 1_000_000}"}
+    return env
 
 
 def shell(line, env, timeout=STEP_TIMEOUT):
