@@ -358,8 +358,9 @@ fn targets_met(world: &mut World) -> Check {
     ensure!(
         can.is_none(),
         Targets,
-        "short of {short}: {counts:?}, {:?}; EC2 would do {can:?}",
-        world.config.warm
+        "short of {short}: {counts:?}, {:?}, prefixes {}; EC2 would do {can:?}",
+        world.config.warm,
+        world.config.prefixes && world.node.prefixes
     );
     Ok(())
 }
@@ -368,9 +369,11 @@ fn targets_met(world: &mut World) -> Check {
 fn growth(world: &mut World) -> Option<ipam::Call> {
     let now = world.now;
     let prefixes = world.config.prefixes && world.node.prefixes;
-    let wants: &[Want] = match prefixes {
-        true => &[Want::Prefixes(1), Want::Addresses(1)],
-        false => &[Want::Addresses(1)],
+    // Where no prefix is left, single addresses are for pods that need one, not for the targets.
+    let wants: &[Want] = match (prefixes, world.pool.counts().available) {
+        (true, 0) => &[Want::Prefixes(1), Want::Addresses(1)],
+        (true, _) => &[Want::Prefixes(1)],
+        (false, _) => &[Want::Addresses(1)],
     };
     let truth = world.sky.truth(now).clone();
     let slots = world.node.limits.slots() as usize;

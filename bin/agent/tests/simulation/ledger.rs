@@ -15,6 +15,8 @@ pub(crate) struct Ledger {
     /// Who waits for an answer, and since when.
     pub(crate) open: BTreeMap<Ticket, Open>,
     answered: BTreeSet<Ticket>,
+    /// Attachments that the runtime ever deleted.
+    deleting: BTreeSet<Key>,
     /// Pods that run: their ADD was answered with an address, their DEL not yet.
     pub(crate) running: BTreeMap<Key, Ipv4Addr>,
     /// Attachments whose request was never answered: the runtime deletes them.
@@ -42,6 +44,9 @@ impl Ledger {
     pub(crate) fn ask(&mut self, key: Key, add: bool, since: Millis) -> Ticket {
         self.next += 1;
         let ticket = Ticket(self.next);
+        if !add {
+            self.deleting.insert(key.clone());
+        }
         self.open.insert(ticket, Open { key, since, add });
         ticket
     }
@@ -64,6 +69,18 @@ impl Ledger {
         match record {
             Record::Leased(new) => {
                 let address = new.address;
+                if let Some(held) = self.allocations.get(&new.key) {
+                    // Asked for again: recorded anew, with the same address.
+                    ensure!(
+                        held.address == address,
+                        DoubleUse,
+                        "{} has {} and gets {address}",
+                        new.key,
+                        held.address
+                    );
+                    self.allocations.insert(new.key.clone(), new);
+                    return Ok(());
+                }
                 let mut others = self.allocations.values();
                 let double = others.find(|other| other.address == address);
                 ensure!(
@@ -102,6 +119,12 @@ impl Ledger {
                     Recorded,
                     "{key} released {address}, but held {was:?}"
                 );
+                ensure!(
+                    self.deleting.contains(&key),
+                    UnderPod,
+                    "{key} released {address}, but nobody deleted it"
+                );
+                self.running.remove(&key);
                 self.released.insert(address, at);
             }
             Record::Returning { addresses, at } => {

@@ -90,7 +90,11 @@ fn random_events_and_faults() {
         }
     };
     std::thread::scope(|scope| {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        // A replay is one seed and its trace.
+        let threads = match steps {
+            1 => 1,
+            _ => std::thread::available_parallelism().map_or(1, usize::from),
+        };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let mut told = Instant::now();
         while workers.iter().any(|worker| !worker.is_finished()) {

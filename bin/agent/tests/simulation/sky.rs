@@ -411,14 +411,6 @@ impl Sky {
         self.truth(now).values().find(primary).cloned().unwrap()
     }
 
-    /// Free addresses of all subnets.
-    pub(crate) fn free(&mut self, now: u64) -> u32 {
-        let subnets = t::DescribeSubnetsRequest::default();
-        let subnets = self.ec2.call(&subnets, time(now)).unwrap().subnets;
-        let free = subnets.iter().filter_map(|s| s.available_ip_address_count);
-        free.map(|n| n as u32).sum()
-    }
-
     /// Whether EC2 would do a request now: asked with DryRun.
     pub(crate) fn would(&mut self, request: &Request, now: u64) -> bool {
         let mut request = request.clone();
