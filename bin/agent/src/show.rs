@@ -158,6 +158,9 @@ fn targets(settings: &Settings) -> Value {
         "WARM_ENI_TARGET": settings.warm.eni,
         "WARM_IP_TARGET": settings.warm.ip,
         "MINIMUM_IP_TARGET": settings.warm.minimum,
+        "WARM_PREFIX_TARGET": settings.warm.prefix,
+        "ENABLE_PREFIX_DELEGATION": settings.prefix_delegation,
+        "ENABLE_SUBNET_DISCOVERY": settings.subnet_discovery,
         "MAX_ENI": settings.max_eni.map_or(-1, i64::from),
         "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": false,
     })
@@ -211,6 +214,15 @@ fn group_sync(pool: &Pool) -> GroupSync {
                 .unwrap_or_default();
             enis.iter()
                 .map(|eni| (eni.to_string(), why.clone()))
+                .collect()
+        }
+        GroupState::SetByHand { enis } => {
+            let said = |groups: &[vpc::facts::SgId]| {
+                let groups = texts(groups).join(", ");
+                format!("set by hand to {groups}; BRANCHLINE_GROUP_DRIFT=report leaves them")
+            };
+            enis.iter()
+                .map(|(eni, groups)| (eni.to_string(), said(groups)))
                 .collect()
         }
         GroupState::Off | GroupState::Equal => BTreeMap::new(),

@@ -180,6 +180,7 @@ fn take_in(pool: &mut Pool, seen: &EniView, now: Millis) {
     };
     let mut eni = new_eni(seen, stage, now);
     eni.groups_fresh = true;
+    eni.synced = (eni.groups == pool.groups.primary).then(|| eni.groups.clone());
     pool.enis.insert(seen.id.clone(), eni);
     add_slots(pool, seen, now);
 }
@@ -224,6 +225,7 @@ fn new_eni(seen: &EniView, stage: Stage, now: Millis) -> Eni {
         protect_retry: Backoff::default(),
         group_retry: Backoff::default(),
         groups_fresh: false,
+        synced: None,
         touched: 0,
         attached_at: now,
         born: 0,

@@ -2,13 +2,16 @@
 //!
 //! Pods get the groups of the interface that holds their address, so a group attached to the
 //! primary interface alone reaches only some of them. Upstream applies a change once and forgets;
-//! here a difference is applied until EC2 shows none. Instance metadata, which costs no EC2 call,
+//! here a difference is applied until EC2 shows none. Groups that somebody sets on another interface
+//! by hand are set back, or reported only (`BRANCHLINE_GROUP_DRIFT`); a change of the primary's goes
+//! to all interfaces either way, as does what differs when the agent starts: nobody knows then whose
+//! doing that is. Instance metadata, which costs no EC2 call,
 //! is only the bell: it makes the pool ask EC2, it never decides.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use settings::GroupSync;
+use settings::{GroupDrift, GroupSync};
 use vpc::facts::EniId;
 
 use crate::effect::{Call, Effect};
@@ -29,9 +32,11 @@ pub(crate) fn drive(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
     if pool.config.group_sync == GroupSync::AtStart {
         return;
     }
+    let report_only = pool.config.group_drift == GroupDrift::Report;
     let wrong = |eni: &&Eni| {
         pool.is_synced_kind(eni)
             && eni.groups != pool.groups.primary
+            && !(report_only && pool.is_set_by_hand(eni))
             && eni.group_retry.open(now)
             && !pool.is_busy(&eni.id, |call| matches!(call, Call::SetGroups { .. }))
     };
@@ -118,12 +123,15 @@ pub(crate) fn shown(pool: &mut Pool, id: &EniId, groups: &[vpc::facts::SgId], no
     let (first, most) = (Duration::from_secs(1), Duration::from_secs(30));
     let again = pool.backed_off(failures, now, first, most);
     let was_set = pool.groups.unconfirmed.contains(id);
+    let lag = pool.config.lag;
+    let news = pool.enis.get(id).is_some_and(|eni| eni.groups != groups);
     let Some(eni) = pool.enis.get_mut(id) else {
         return;
     };
     eni.groups = groups.to_vec();
     if equal {
         eni.group_retry = Backoff::default();
+        eni.synced = Some(groups.to_vec());
         pool.groups.unconfirmed.remove(id);
         if pool.groups.unconfirmed.is_empty() {
             pool.groups.trouble = None;
@@ -132,5 +140,18 @@ pub(crate) fn shown(pool: &mut Pool, id: &EniId, groups: &[vpc::facts::SgId], no
         // It was set, and EC2 does not show it: old news, or somebody else sets them too. Set again,
         // and then asked again.
         eni.group_retry = again;
+    } else if news {
+        // Set by hand, or EC2's answer is old: once more when it cannot be any longer.
+        pool.wish(now.after(lag), false);
+    }
+}
+
+impl Pool {
+    /// Whether EC2 shows other groups on an interface although it had the primary's, and the primary
+    /// still has the same.
+    pub(crate) fn is_set_by_hand(&self, eni: &Eni) -> bool {
+        eni.groups != self.groups.primary
+            && eni.synced.as_ref() == Some(&self.groups.primary)
+            && !self.groups.unconfirmed.contains(&eni.id)
     }
 }

@@ -119,10 +119,11 @@ fn create(pool: &mut Pool, unit: Unit, short: u32, now: Millis, effects: &mut Ve
     if !has_room(pool) || slots == 0 || pool.births.iter().any(|birth| birth.trouble.is_some()) {
         return 0;
     }
-    let creating = !pool.births.is_empty();
+    // Where EC2 has refused, one is tried at a time.
+    let trying = !pool.births.is_empty() || pool.is_on(Road::Assign);
     let open = |subnet: &SubnetId| {
         pool.ways.open(Road::Create, unit, subnet, now)
-            && !(creating && pool.ways.troubled(Road::Create, unit, subnet))
+            && !(trying && pool.ways.troubled(Road::Create, unit, subnet))
     };
     let Some(subnet) = pool.places().into_iter().find(open) else {
         return 0;

@@ -94,6 +94,9 @@ pub struct Eni {
     pub(crate) group_retry: Backoff,
     /// EC2 has shown the primary's groups since this one was created.
     pub(crate) groups_fresh: bool,
+    /// The primary's groups that EC2 has last shown on it: if they are still the primary's and it
+    /// has others, somebody set those by hand.
+    pub(crate) synced: Option<Vec<SgId>>,
     /// The last call that changed it; what was asked for before shows an older state.
     pub(crate) touched: u64,
     /// When it was attached, or first seen attached.

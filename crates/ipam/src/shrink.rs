@@ -47,8 +47,11 @@ pub(crate) fn plan(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
     let least = Want::of(over.unit(), surplus.least);
     match spare.clone().filter(|_| surplus.spare) {
         Some(eni) => {
+            let next = pool.next_op;
             if let Some(eni) = pool.enis.get_mut(&eni) {
                 eni.enter(Stage::Confirming, now);
+                // What was asked before this decision does not confirm it.
+                eni.touched = next;
             }
             pool.wish(now, false);
         }
@@ -146,7 +149,11 @@ fn repeat_unclear(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
 
 /// Something is being added or removed: the numbers are about to change.
 fn is_moving(pool: &Pool) -> bool {
-    let moving = |eni: &Eni| eni.stage != Stage::Ready;
+    // One that EC2 refuses to attach again, others having taken its place, may wait for ever.
+    let homeless = |eni: &Eni| {
+        matches!(eni.stage, Stage::Unattached | Stage::Detached) && eni.retry.failures > 2
+    };
+    let moving = |eni: &Eni| eni.stage != Stage::Ready && !homeless(eni);
     let calls = pool
         .ops
         .values()

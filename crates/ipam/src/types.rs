@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
-use settings::{GroupSync, Settings, WarmTargets};
+use settings::{GroupDrift, GroupSync, Settings, WarmTargets};
 use vpc::facts::{InstanceId, SubnetId};
 
 /// A time: milliseconds since the Unix epoch. The shell reads the wall clock once, at its start,
@@ -264,6 +264,8 @@ pub struct Config {
     pub unwatched_until: Option<Millis>,
     /// How security groups travel.
     pub group_sync: GroupSync,
+    /// What happens to groups that somebody sets by hand.
+    pub group_drift: GroupDrift,
     /// Interfaces without our tag belong to the pool.
     pub manage_untagged: bool,
     /// Interfaces that an earlier start created and did not attach are used or deleted.
@@ -295,6 +297,7 @@ impl Config {
             cooldown: settings.cooldown,
             unwatched_until: None,
             group_sync: settings.group_sync,
+            group_drift: settings.group_drift,
             manage_untagged: settings.manage_untagged,
             leaked_eni_cleanup: settings.leaked_eni_cleanup,
             patience: Duration::from_secs(20),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use settings::GroupSync;
+use settings::{GroupDrift, GroupSync};
 use vpc::facts::{EniId, SgId};
 
 use crate::effect::{Call, Refusal};
@@ -26,6 +26,11 @@ pub enum GroupState {
         enis: Vec<EniId>,
         /// Why the last attempt failed, if it did.
         trouble: Option<Failure>,
+    },
+    /// Somebody set others by hand, and they stay (`BRANCHLINE_GROUP_DRIFT=report`).
+    SetByHand {
+        /// The interfaces with the groups that EC2 shows on them.
+        enis: BTreeMap<EniId, Vec<SgId>>,
     },
 }
 
@@ -199,8 +204,16 @@ impl Pool {
             self.is_synced_kind(eni)
                 && (eni.groups != self.groups.primary || self.groups.unconfirmed.contains(&eni.id))
         });
-        let enis: Vec<EniId> = differing.map(|eni| eni.id.clone()).collect();
-        if enis.is_empty() {
+        let report_only = self.config.group_drift == GroupDrift::Report;
+        let (by_hand, differing): (Vec<&Eni>, Vec<&Eni>) =
+            differing.partition(|eni| report_only && self.is_set_by_hand(eni));
+        let enis: Vec<EniId> = differing.into_iter().map(|eni| eni.id.clone()).collect();
+        if enis.is_empty() && !by_hand.is_empty() {
+            let shown = by_hand.into_iter();
+            GroupState::SetByHand {
+                enis: shown.map(|eni| (eni.id.clone(), eni.groups.clone())).collect(),
+            }
+        } else if enis.is_empty() {
             GroupState::Equal
         } else {
             GroupState::Applying {

@@ -60,26 +60,33 @@ impl Ways {
         }
     }
 
-    fn local(&self, road: Road, unit: Unit, subnet: &SubnetId) -> Option<&Way> {
-        self.scarce.get(&(subnet.clone(), unit, road))
+    /// What a subnet's lack keeps from coming: what an interface there does not get, a new one does
+    /// not get either, since it needs an address of its own besides.
+    fn local(&self, road: Road, unit: Unit, subnet: &SubnetId) -> impl Iterator<Item = &Way> {
+        let roads = match road {
+            Road::Assign => &[Road::Assign][..],
+            Road::Create => &Road::ALL,
+        };
+        let keys: Vec<_> = roads.iter().map(|road| (subnet.clone(), unit, *road)).collect();
+        keys.into_iter().filter_map(|key| self.scarce.get(&key))
     }
 
     /// Whether something may be asked for now.
     pub(crate) fn open(&self, road: Road, unit: Unit, subnet: &SubnetId, now: Millis) -> bool {
-        let local = self.local(road, unit, subnet);
-        self.road(road).retry.open(now) && local.is_none_or(|way| way.retry.open(now))
+        let mut local = self.local(road, unit, subnet);
+        self.road(road).retry.open(now) && local.all(|way| way.retry.open(now))
     }
 
     /// Whether EC2 has refused it lately: one is tried at a time then.
     pub(crate) fn troubled(&self, road: Road, unit: Unit, subnet: &SubnetId) -> bool {
-        let local = self.local(road, unit, subnet);
-        self.road(road).trouble.is_some() || local.is_some_and(|way| way.trouble.is_some())
+        let mut local = self.local(road, unit, subnet);
+        self.road(road).trouble.is_some() || local.any(|way| way.trouble.is_some())
     }
 
     /// How much may be asked for at once.
     pub(crate) fn cap(&self, road: Road, unit: Unit, subnet: &SubnetId) -> u32 {
         let local = self.local(road, unit, subnet);
-        local.and_then(|way| way.cap).unwrap_or(u32::MAX)
+        local.filter_map(|way| way.cap).min().unwrap_or(u32::MAX)
     }
 
     /// The way that keeps something from being asked for now; the one that opens last.
@@ -90,11 +97,8 @@ impl Ways {
         subnet: &SubnetId,
         now: Millis,
     ) -> Option<&Way> {
-        let both = [Some(self.road(road)), self.local(road, unit, subnet)];
-        let closed = both
-            .into_iter()
-            .flatten()
-            .filter(|way| !way.retry.open(now));
+        let all = std::iter::once(self.road(road)).chain(self.local(road, unit, subnet));
+        let closed = all.filter(|way| !way.retry.open(now));
         closed.max_by_key(|way| way.retry.until)
     }
 
@@ -109,8 +113,8 @@ impl Ways {
 
     /// Whether a subnet's lack of prefixes alone keeps one from being asked for.
     pub(crate) fn no_prefix(&self, road: Road, subnet: &SubnetId, now: Millis) -> bool {
-        let local = self.local(road, Unit::Prefix, subnet);
-        self.road(road).retry.open(now) && local.is_some_and(|way| !way.retry.open(now))
+        let mut local = self.local(road, Unit::Prefix, subnet);
+        self.road(road).retry.open(now) && local.any(|way| !way.retry.open(now))
     }
 
     /// Every way with the subnet that it is about; single addresses before prefixes.
@@ -134,18 +138,18 @@ impl Pool {
     /// EC2 gave what was asked for: a way that was narrow widens again.
     pub(crate) fn granted(&mut self, road: Road, unit: Unit, subnet: &SubnetId) {
         self.opened(road);
-        let key = (subnet.clone(), unit, road);
-        if let Some(way) = self.ways.scarce.get_mut(&key) {
-            way.retry = Backoff::default();
-            way.trouble = None;
-            way.cap = way
-                .cap
-                .and_then(|cap| cap.checked_mul(2))
-                .filter(|cap| *cap < 64);
-            if way.cap.is_none() {
-                self.ways.scarce.remove(&key);
+        self.ways.scarce.retain(|(place, kind, on), way| {
+            let proven = place == subnet && *kind == unit && (*on == road || road == Road::Create);
+            if proven {
+                way.retry = Backoff::default();
+                way.trouble = None;
+                way.cap = way
+                    .cap
+                    .and_then(|cap| cap.checked_mul(2))
+                    .filter(|cap| *cap < 64);
             }
-        }
+            !proven || way.cap.is_some()
+        });
     }
 
     /// The action works.
@@ -176,7 +180,12 @@ impl Pool {
             failure.kind,
             FailureKind::SubnetFull | FailureKind::NoPrefix
         );
-        let key = (subnet.clone(), want.unit(), road);
+        // No /28 in one piece is so whoever asks.
+        let on = match failure.kind {
+            FailureKind::NoPrefix => Road::Assign,
+            _ => road,
+        };
+        let key = (subnet.clone(), want.unit(), on);
         let mut way = if local {
             self.ways.scarce.remove(&key).unwrap_or_default()
         } else {

@@ -79,6 +79,7 @@ fn gauges(page: &mut Page, seen: &Seen<'_>) {
     let (short, over) = pool.against_targets();
     let pending = match pool.group_state() {
         GroupState::Applying { enis, .. } => enis.len(),
+        GroupState::SetByHand { enis } => enis.len(),
         GroupState::Off | GroupState::Equal => 0,
     };
     let longest = pool.waiting().map(|(_, since)| seen.now.since(since)).max();
