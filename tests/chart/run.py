@@ -103,8 +103,10 @@ def defaults():
     check.equal("pull policy", (agent["imagePullPolicy"], init["imagePullPolicy"]), ("IfNotPresent",) * 2)
     check.equal("unprivileged", agent["securityContext"], {"capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}})
     check.equal("init is privileged", init["securityContext"], {"privileged": True})
-    for name, words in (("livenessProbe", ["health"]), ("readinessProbe", ["health", "--ready"])):
-        check.equal(name, agent[name]["exec"]["command"], ["/app/branchline-agent", *words])
+    check.equal("livenessProbe", agent["livenessProbe"]["exec"]["command"], ["/app/branchline-agent", "health"])
+    check.equal("readinessProbe", agent["readinessProbe"]["httpGet"],
+                {"host": "127.0.0.1", "port": 61678, "path": "/readyz"})
+    for name in ("livenessProbe", "readinessProbe"):
         check.equal(f"{name}: timeout", agent[name]["timeoutSeconds"], 10)
     mounts = {m["mountPath"]: m["name"] for m in agent["volumeMounts"]}
     volumes = {v["name"]: v["hostPath"]["path"] for v in pod["volumes"]}

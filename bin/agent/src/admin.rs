@@ -16,8 +16,20 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::owner::Message;
 
-/// Where upstream's metrics are scraped.
+/// Where upstream's metrics are scraped; without metrics the kubelet alone asks there.
 const METRICS: &str = "0.0.0.0:61678";
+const PROBE: &str = "127.0.0.1:61678";
+
+/// What is served at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pages {
+    /// Introspection.
+    Documents,
+    /// Metrics, and whether pods are served.
+    Metrics,
+    /// Whether pods are served: the kubelet's readiness probe, without a process for each question.
+    Readiness,
+}
 
 /// Binds what the settings ask for and serves it. A port that is taken is named and does not keep
 /// pods from their addresses.
@@ -27,10 +39,15 @@ pub(crate) async fn start(settings: &Admin, owner: &mpsc::Sender<Message>) {
     {
         tracing::error!("introspection is not served: {error:#}");
     }
-    if settings.metrics {
-        match TcpListener::bind(METRICS).await {
-            Ok(listener) => drop(tokio::spawn(serve_tcp(listener, owner.clone(), false))),
-            Err(error) => tracing::error!(address = METRICS, %error, "metrics are not served"),
+    let (address, pages) = if settings.metrics {
+        (METRICS, Pages::Metrics)
+    } else {
+        (PROBE, Pages::Readiness)
+    };
+    match TcpListener::bind(address).await {
+        Ok(listener) => drop(tokio::spawn(serve_tcp(listener, owner.clone(), pages))),
+        Err(error) => {
+            tracing::error!(address, %error, "metrics and readiness are not served");
         }
     }
 }
@@ -41,7 +58,7 @@ async fn introspection(address: &BindAddress, owner: mpsc::Sender<Message>) -> a
             let listener = TcpListener::bind(address)
                 .await
                 .with_context(|| format!("binding {address}"))?;
-            tokio::spawn(serve_tcp(listener, owner, true));
+            tokio::spawn(serve_tcp(listener, owner, Pages::Documents));
         }
         BindAddress::Unix(path) => {
             // A socket that a killed predecessor left; the lock says that none lives.
@@ -51,7 +68,7 @@ async fn introspection(address: &BindAddress, owner: mpsc::Sender<Message>) -> a
             tokio::spawn(async move {
                 loop {
                     match listener.accept().await {
-                        Ok((stream, _)) => serve(stream, owner.clone(), true),
+                        Ok((stream, _)) => serve(stream, owner.clone(), Pages::Documents),
                         Err(error) => pause(&error).await,
                     }
                 }
@@ -61,10 +78,10 @@ async fn introspection(address: &BindAddress, owner: mpsc::Sender<Message>) -> a
     Ok(())
 }
 
-async fn serve_tcp(listener: TcpListener, owner: mpsc::Sender<Message>, documents: bool) {
+async fn serve_tcp(listener: TcpListener, owner: mpsc::Sender<Message>, pages: Pages) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => serve(stream, owner.clone(), documents),
+            Ok((stream, _)) => serve(stream, owner.clone(), pages),
             Err(error) => pause(&error).await,
         }
     }
@@ -79,10 +96,10 @@ async fn pause(error: &std::io::Error) {
 fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     owner: mpsc::Sender<Message>,
-    documents: bool,
+    pages: Pages,
 ) {
     tokio::spawn(async move {
-        let service = service_fn(move |request| answer(request, owner.clone(), documents));
+        let service = service_fn(move |request| answer(request, owner.clone(), pages));
         let served = hyper::server::conn::http1::Builder::new()
             .max_buf_size(16 * 1024)
             .serve_connection(TokioIo::new(stream), service)
@@ -96,7 +113,7 @@ fn serve(
 async fn answer(
     request: Request<Incoming>,
     owner: mpsc::Sender<Message>,
-    documents: bool,
+    pages: Pages,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_owned();
     if request.method() != Method::GET {
@@ -106,12 +123,15 @@ async fn answer(
             "only GET is served\n",
         ));
     }
-    let metrics = path == "/metrics" && !documents;
-    if !documents && !metrics {
+    if path == "/readyz" {
+        return Ok(readiness(&owner).await);
+    }
+    let metrics = path == "/metrics" && pages == Pages::Metrics;
+    if pages != Pages::Documents && !metrics {
         return Ok(page(
             StatusCode::NOT_FOUND,
             "text/plain",
-            "only /metrics is served here\n",
+            "only /metrics and /readyz are served here\n",
         ));
     }
     let (to, wait) = oneshot::channel();
@@ -130,6 +150,24 @@ async fn answer(
             "no such page; / lists them\n",
         ),
     })
+}
+
+/// 200 when pods are served, 503 with the reason when not: what `health --ready` asks.
+async fn readiness(owner: &mpsc::Sender<Message>) -> Response<Full<Bytes>> {
+    let (to, wait) = oneshot::channel();
+    let asked = owner.send(Message::Status(to)).await;
+    let trouble = match (asked, wait.await) {
+        (Ok(()), Ok(now)) => now.reason.or(now.installation),
+        _ => Some("the agent ends".to_owned()),
+    };
+    match trouble {
+        None => page(StatusCode::OK, "text/plain", "ok\n"),
+        Some(reason) => page(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "text/plain",
+            format!("{reason}\n"),
+        ),
+    }
 }
 
 fn page(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -35,10 +35,14 @@ pub(super) fn install(
     match objects(around, addon, configuration)? {
         Some(objects) => tools.apply(&objects),
         None => {
-            let own = json!({"env": {
-                "AWS_ENDPOINT_URL_EC2": EC2_ENDPOINT,
-                "AWS_REGION": around.region,
-            }});
+            let own = json!({
+                "env": {
+                    "AWS_ENDPOINT_URL_EC2": EC2_ENDPOINT,
+                    "AWS_REGION": around.region,
+                },
+                // Ready as soon as it is: the lab waits for it.
+                "readinessProbe": {"periodSeconds": 1},
+            });
             tools.install_chart(&own, configuration)
         }
     }
