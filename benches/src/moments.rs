@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::figure::{Goal, Samples, fact, row, time};
 use crate::node::{end, fresh};
-use crate::runtime::Runtime;
+use crate::runtime::{Pod, Runtime};
 
 /// Starts of the agent that are timed; the first is not counted.
 const STARTS: u32 = 20;
@@ -179,10 +179,14 @@ pub(crate) fn churn() -> anyhow::Result<()> {
                     if stop.load(Ordering::Relaxed) {
                         break;
                     }
-                    let pod = &mut others[at];
-                    runtime.del(pod)?;
-                    runtime.add(pod)?;
-                    changes.fetch_add(1, Ordering::Relaxed);
+                    // Another pod in a namespace of its own, as a runtime makes it: the kernel takes
+                    // the link of the old one away with its namespace, in the background.
+                    let number = changes.fetch_add(1, Ordering::Relaxed);
+                    let new = Pod::new(&format!("other-{round}-{at}-{number}"))?;
+                    let old = std::mem::replace(&mut others[at], new);
+                    runtime.del(&old)?;
+                    drop(old);
+                    runtime.add(&mut others[at])?;
                 }
                 Ok(())
             });
@@ -228,14 +232,15 @@ pub(crate) fn churn() -> anyhow::Result<()> {
 /// So many pods come and go, ten at a time.
 pub(crate) fn pass(count: u32) -> anyhow::Result<()> {
     let runtime = Runtime::load()?;
-    let mut pods = fresh("pass", 0, 10)?;
-    for _ in 0..count.div_ceil(10) {
+    for round in 0..count.div_ceil(10) {
+        let mut pods = fresh("pass", round, 10)?;
         for pod in &mut pods {
             runtime.add(pod)?;
         }
         pods.iter().try_for_each(|pod| runtime.del(pod).map(drop))?;
+        end(pods)?;
     }
-    end(pods)
+    Ok(())
 }
 
 /// Fills the node so many pods at a time; they stay until the node ends.
