@@ -14,8 +14,15 @@ def saved(node, pods):
     """Until the file lists these pods, so that breaking it breaks all."""
     def listed():
         text = json.loads(node.shell(f"cat {FILES}/ipam.json"))
-        return sorted(a["metadata"].get("k8sPodName", "") for a in text["allocations"]) == sorted(pods)
-    until(5, f"the checkpoint lists {sorted(pods)}", listed)
+        return sorted(a["ipv4"] for a in text["allocations"]) == sorted(pods.values())
+    until(5, f"the checkpoint lists {pods}", listed)
+
+
+def aged(node, files=f"{FILES}/ipam"):
+    """Makes the leases in the file ten minutes older. No agent runs."""
+    edit = "[a.update(allocationTimestamp=a['allocationTimestamp'] - 600 * 10**9) for a in d['allocations']]"
+    node.inside(sys.executable, "-c", EDIT, f"{files}.json", edit)
+    node.shell(f": >{files}.journal")
 
 
 # How a checkpoint breaks, and what the agent then says of it.
@@ -89,9 +96,7 @@ def test_lost_dels():
         node.start()
         assert pods["api-3"] in node.leases(), "two minutes long its plugin may be at work"
         node.kill()
-        edit = "[a.update(allocationTimestamp=a['allocationTimestamp'] - 600 * 10**9) for a in d['allocations']]"
-        node.inside(sys.executable, "-c", EDIT, f"{FILES}/ipam.json", edit)
-        node.shell(f": >{FILES}/ipam.journal")
+        aged(node)
         node.start()
         assert set(node.leases()) == {pods["api-4"], pods["api-5"]}, node.leases()
         node.is_whole()
@@ -104,9 +109,7 @@ def test_a_pod_that_vanishes_under_a_running_agent():
         pods = node.run("api", 2)
         saved(node, pods)
         node.kill()
-        edit = "[a.update(allocationTimestamp=a['allocationTimestamp'] - 115 * 10**9) for a in d['allocations']]"
-        node.inside(sys.executable, "-c", EDIT, f"{FILES}/ipam.json", edit)
-        node.shell(f": >{FILES}/ipam.journal")
+        aged(node)
         node.start()
         link = re.search(rf"{re.escape(pods['api-1'])} dev (\S+)", node.shell("ip route")).group(1)
         node.inside("ip", "link", "del", link)
@@ -163,19 +166,22 @@ def test_a_full_disk_under_the_checkpoint():
                 assert word in told, f"no {word!r} in {told}"
         state = node.state()
         assert state["checkpoint"]["errors"] > 0 and "No space left" in state["checkpoint"]["trouble"], state["checkpoint"]
-        assert state["pool"]["assigned"] == 2 and state["pool"]["total"] == before["total"], state["pool"]
-        assert state["pool"]["resting"] <= 1, "one address was taken and went back; after it none was taken"
-        # A DEL is done all the same; killed now, the agent finds out.
+        # One address was taken and rests, as any that goes back; none was taken after it.
+        assert state["pool"]["assigned"] == 2 and state["pool"]["total"] <= before["total"] + 1, state["pool"]
+        assert state["pool"]["resting"] <= 1, state["pool"]
+        # A DEL is done all the same. Killed now, the agent has it from the file as a lease, and nobody else
+        # gets the address before it is old enough for its pod to be missed.
         node.delete("api-2")
         assert set(node.leases()) == {pods["api-1"]}
         node.kill()
         node.start()
-        until(10, "the pod that is gone has no lease", lambda: set(node.leases()) == {pods["api-1"]})
+        assert set(node.leases()) == set(pods.values())
         node.shell(f"rm {tiny}/fill")
         node.run("after", 2)
         until(10, "the checkpoint is written again", lambda: not node.state()["checkpoint"]["trouble"]
               and not node.state()["checkpoint"]["dirty"])
         node.kill()
+        aged(node, f"{tiny}/ipam")
         node.start()
         node.is_whole()
         node.shell(f"umount -l {tiny}")
@@ -231,6 +237,9 @@ def test_gc():
         node.shell(f"rm -r {FILES}/deleted")
         node.start()
         assert pods["api-3"] in node.leases(), "too young to be missed"
+        node.lab("node", "gc", "n1")
+        assert pods["api-3"] in node.leases(), "a list of upstream's version has no GC"
+        node.shell("sed -i 's,\"0.4.0\",\"1.1.0\",' /etc/cni/net.d/10-aws.conflist")
         node.lab("node", "gc", "n1")
         assert set(node.leases()) == {pods["api-1"], pods["api-2"]}, node.leases()
         node.is_whole()

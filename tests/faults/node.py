@@ -70,7 +70,8 @@ class Node:
             print("    the agent's last words:\n" + "\n".join("      " + l[:300] for l in self.log().splitlines()[-15:]))
         self.lab("down", exit=None)
         for process in self.clients + ([self.running] if self.running else []):
-            process.communicate(timeout=20)
+            if process.poll() is None:
+                process.communicate(timeout=20)
         self.work.cleanup()
 
     def lab(self, *words, **kwargs):
@@ -199,8 +200,8 @@ class Node:
 
 def unbroken(client):
     """Ends connections; fails when one broke or lost a byte."""
-    client.stdin.close()
-    reports = json.loads(client.stdout.read())
-    assert client.wait(30) == 0, reports
+    told, _ = client.communicate(timeout=30)
+    reports = json.loads(told)
+    assert client.returncode == 0, reports
     bad = [r for r in reports if r["broke"] or r["sent"] != r["back"] or r["failed"] or not r["sent"]]
     assert not bad, "connections broke or lost data:\n" + "\n".join(map(str, bad))
