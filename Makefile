@@ -8,7 +8,7 @@ CARGO ?= cargo
 TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 TARGET_DIR := $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
-.PHONY: help build debug kubernetes deps demo test bench lint fmt clean
+.PHONY: help build debug kubernetes deps demo test chaos bench lint fmt clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ demo: ## the story of the database that answers only sometimes
 test: ## every test; .ci/run calls exactly this
 	@scripts/deps.sh run
 	@scripts/test.sh
+
+chaos: ## the agent killed in 100 rounds while pods come and go (ROUNDS=, SEED=); ten of them in `make test`
+	@scripts/deps.sh run
+	@scripts/venv.sh
+	@$(MAKE) --no-print-directory debug
+	@BRANCHLINE_BIN=$(TARGET_DIR)/debug ROUNDS=$${ROUNDS:-100} .venv/bin/python tests/faults/run.py chaos
 
 bench: ## the figures of docs/figures.md
 	@scripts/deps.sh run

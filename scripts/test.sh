@@ -55,6 +55,7 @@ run "the agent's rights" .venv/bin/python tests/kubernetes/rbac.py
 run "scenarios on the model and with packets" .venv/bin/python tests/scenarios/run.py
 run "Kubernetes" .venv/bin/python tests/kubernetes/run.py
 run "bad moments" .venv/bin/python tests/e2e/run.py
+run "the agent under faults" .venv/bin/python tests/faults/run.py
 run "AWS's aws-node swapped for ours and back" bash -c 'scripts/upstream.sh && exec .venv/bin/python tests/swap/run.py'
 
 step "the machine is as before"
