@@ -117,9 +117,10 @@ fn random_events_and_faults() {
     );
     println!("refused: {:?}", sum.coverage.refused);
     println!("{:?}", sum.coverage.seen);
+    let missing = sum.coverage.missing();
+    println!("never happened: {missing:?}");
     assert!(sum.broken.is_empty(), "{:?}", sum.broken);
     if steps >= STEPS {
-        let missing = sum.coverage.missing();
         assert!(missing.is_empty(), "never happened: {missing:#?}");
     }
 }

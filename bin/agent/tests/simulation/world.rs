@@ -368,6 +368,13 @@ impl World {
         self.coverage.saw("a late call of a dead agent");
         for request in requests.into_iter().rev() {
             let now = self.now;
+            if let Request::Unassign(r) = &request {
+                // It may take what the next agent was given meanwhile: as other people do.
+                let all = r.private_ip_addresses.iter().filter_map(|a| a.parse().ok());
+                let prefixes = r.ipv4_prefixes.iter().filter_map(|p| p.parse().ok());
+                let prefixes = prefixes.flat_map(ipam::addresses_of);
+                self.sky.taken.extend(all.chain(prefixes));
+            }
             if self.sky.ask(&request, None, now).is_err() {
                 break;
             }
