@@ -63,10 +63,9 @@ class Far:
         by_table = {tables.get(address, "main"): name for name, address in pods.items()}
         assert len(by_table) > 1, f"pods of more than one interface: {tables}"
         self.pods, self.some = list(by_table.values()), dict(list(pods.items())[:4])
-        self.served = None
 
     def __enter__(self):
-        self.served = self.lab("far", *SERVE)
+        self.lab("far", *SERVE)
         self.clients = [self.lab(pod, sys.executable, str(TRAFFIC), "stream", f"{pod}={FAR}:7000") for pod in self.pods]
         for client in self.clients:
             assert client.stdout.readline() == "started\n", "no traffic"
@@ -77,13 +76,12 @@ class Far:
         if kind is None:
             for client in self.clients:
                 unbroken(client)
-        for process in [*self.clients, self.served]:
-            process.terminate()
-            process.communicate(timeout=20)
 
     def lab(self, name, *words):
-        return subprocess.Popen([BRANCHLINE, "lab", "exec", name, "--", *words], env=self.node.env, text=True,
-                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = subprocess.Popen([BRANCHLINE, "lab", "exec", name, "--", *words], env=self.node.env, text=True,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.node.clients.append(process)
+        return process
 
 
 def veth(node, address):

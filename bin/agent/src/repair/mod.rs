@@ -19,7 +19,7 @@ mod settings;
 mod tests;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ipam::Millis;
@@ -92,7 +92,8 @@ pub(crate) struct Repairer {
     known: Known,
     fights: Fights,
     last: Option<Millis>,
-    wish: Option<Millis>,
+    /// When to look besides; a pod that was touched while it was young waits for its time.
+    wishes: BTreeSet<Millis>,
     /// The settings under /proc/sys are compared at the next look.
     settings_too: bool,
 }
@@ -124,7 +125,7 @@ impl Repairer {
             known: Known::default(),
             fights: Fights::default(),
             last: None,
-            wish: None,
+            wishes: BTreeSet::new(),
             settings_too: true,
         }
     }
@@ -135,13 +136,16 @@ impl Repairer {
             return Millis(0);
         };
         let net = last.after(SAFETY_NET);
-        self.wish
-            .map_or(net, |wish| wish.max(last.after(APART)).min(net))
+        let wish = self
+            .wishes
+            .first()
+            .map(|wish| *wish.max(&last.after(APART)));
+        wish.map_or(net, |wish| wish.min(net))
     }
 
-    /// To look at `at` or before.
+    /// To look at `at`.
     pub(crate) fn wish(&mut self, at: Millis) {
-        self.wish = Some(self.wish.map_or(at, |other| other.min(at)));
+        self.wishes.insert(at);
     }
 
     /// The kernel told changes: those that may concern something of ours make a look due.
@@ -221,7 +225,12 @@ impl Repairer {
         let net_due = self.last.is_none_or(|last| last.after(SAFETY_NET) <= now);
         self.settings_too |= net_due;
         self.last = Some(now);
-        self.wish = None;
+        self.wishes.retain(|wish| *wish > now);
+        if net_due {
+            // Nobody tells what happened to them before.
+            let young = facts.pods.iter().map(|leased| leased.settled_at());
+            self.wishes.extend(young.max().filter(|at| *at > now));
+        }
         self.fights.forget(now);
         let mut round = Round::default();
         if let Err(error) = self.compare(facts, now, &mut round) {

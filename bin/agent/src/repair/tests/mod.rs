@@ -222,6 +222,36 @@ fn a_pod_that_is_being_made_is_its_plugins_business() {
 }
 
 #[test]
+fn each_young_pod_is_looked_after_in_its_time() {
+    on_a_node(|node| {
+        let before = node.state();
+        node.renew(1);
+        node.after(Duration::from_millis(1500));
+        node.renew(2);
+        node.ip("rule del pref 512 to 10.0.1.105");
+        node.ip("rule del pref 512 to 10.0.1.106");
+        node.after(Duration::from_millis(50));
+        for (pod, rules) in [(1, 1), (2, 2)] {
+            node.now = node.repairer.due();
+            assert_eq!(node.now, node.settled(pod));
+            node.look();
+            assert_eq!(node.findings.repairs["rule"], rules);
+        }
+        assert_eq!(node.state(), before);
+
+        // At the start nobody has told what happened to a young pod before.
+        node.renew(1);
+        node.ip("rule del pref 512 to 10.0.1.105");
+        node.repairer = Repairer::new(true);
+        node.look();
+        node.now = node.repairer.due();
+        assert_eq!(node.now, node.settled(1));
+        node.look();
+        assert_eq!(node.state(), before);
+    });
+}
+
+#[test]
 fn only_what_is_left_of_rested_addresses_is_removed() {
     on_a_node(|node| {
         let before = node.state();
