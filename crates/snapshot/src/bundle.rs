@@ -8,6 +8,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -16,6 +17,8 @@ use kube_view::facts::{Cluster, ObjectName};
 use reach::Inputs;
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::introspect::{self, Endpoint};
 use crate::kubernetes::Kube;
@@ -38,6 +41,8 @@ const METRICS: u16 = 61678;
 /// The end of each log.
 const LOG_LINES: u32 = 2000;
 const LOG_BYTES: u32 = 1 << 20;
+/// Pods that are asked about at once.
+const AT_ONCE: usize = 16;
 /// Events that are looked at.
 const EVENTS: u32 = 5000;
 
@@ -184,16 +189,33 @@ impl Bundle {
         {
             self.daemon_set(kube, name.0).await;
         }
-        let agents: Vec<(&ObjectName, &kube_view::facts::Pod)> = cluster
+        let mut asked = JoinSet::new();
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        for (name, pod) in cluster
             .pods
             .iter()
-            .filter(|(_, pod)| !pod.containers.is_empty())
-            .collect();
-        for (name, pod) in agents {
+            .filter(|(_, p)| !p.containers.is_empty())
+        {
             let on = pod.node.as_deref().unwrap_or(&name.name);
             let known = inputs.nodes.values().find(|n| n.answers_to(on));
             let dir = format!("nodes/{}", known.map_or(on, |n| n.name.as_str()));
-            self.agent_pod(kube, name, pod, &dir).await;
+            let containers = pod.containers.iter().map(|c| c.name.clone()).collect();
+            let (kube, name, turns) = (kube.clone(), name.clone(), turns.clone());
+            asked.spawn(async move {
+                // Nobody closes the semaphore; without a turn it would only be asked sooner.
+                let _turn = turns.acquire_owned().await;
+                agent_pod(&kube, &name, containers, &dir).await
+            });
+        }
+        let mut parts: Vec<Part> = asked.join_all().await.into_iter().flatten().collect();
+        // Objects before texts: what is dropped from them is then taken out of logs.
+        parts.sort_by_key(|part| !matches!(part.content, Ok(Content::Object(_))));
+        for part in parts {
+            match part.content {
+                Ok(Content::Object(object)) => self.add_object(&part.name, &part.source, object),
+                Ok(Content::Text(text)) => self.add(&part.name, &part.source, &text),
+                Err(why) => self.miss(&part.name, &why, Some(part.grant)),
+            }
         }
         self.events(kube).await;
         self.versions(kube, inputs).await;
@@ -207,62 +229,15 @@ impl Bundle {
         let file = format!("cluster/daemonset-{}.yaml", name.name);
         match kube.get(&path).await {
             Err(why) => self.miss(&file, &why, Some("get daemonsets.apps")),
-            Ok(mut object) => {
-                self.redactor.object(&mut object);
-                match serde_saphyr::to_string(&object) {
-                    Ok(text) => self.add(&file, &format!("GET {path}"), &text),
-                    Err(error) => self.miss(&file, &error.to_string(), None),
-                }
-            }
+            Ok(object) => self.add_object(&file, &format!("GET {path}"), object),
         }
     }
 
-    /// Its object, the ends of its containers' logs, and its metrics by way of the API server.
-    async fn agent_pod(
-        &mut self,
-        kube: &Kube,
-        name: &ObjectName,
-        pod: &kube_view::facts::Pod,
-        dir: &str,
-    ) {
-        let base = format!("/api/v1/namespaces/{}/pods/{}", name.namespace, name.name);
-        match kube.get(&base).await {
-            Err(why) => self.miss(&format!("{dir}/pod.yaml"), &why, Some("get pods")),
-            Ok(mut object) => {
-                self.redactor.object(&mut object);
-                match serde_saphyr::to_string(&object) {
-                    Ok(text) => self.add(&format!("{dir}/pod.yaml"), &format!("GET {base}"), &text),
-                    Err(error) => self.miss(&format!("{dir}/pod.yaml"), &error.to_string(), None),
-                }
-            }
-        }
-        for container in &pod.containers {
-            for previous in [false, true] {
-                let of = &container.name;
-                let path = format!(
-                    "{base}/log?container={of}&tailLines={LOG_LINES}&limitBytes={LOG_BYTES}&timestamps=true&previous={previous}"
-                );
-                let kind = if previous { ".previous" } else { "" };
-                let file = format!("{dir}/{of}{kind}.log");
-                match kube.text(&path).await {
-                    Ok(text) => self.add(&file, &format!("GET {path}"), &text),
-                    // Most containers were never restarted.
-                    Err(_) if previous => {}
-                    Err(why) => self.miss(&file, &why, Some("get pods/log")),
-                }
-            }
-        }
-        let path = format!(
-            "/api/v1/namespaces/{}/pods/{}:{METRICS}/proxy/metrics",
-            name.namespace, name.name
-        );
-        match kube.text(&path).await {
-            Ok(text) => self.add(&format!("{dir}/metrics.txt"), &format!("GET {path}"), &text),
-            Err(why) => self.miss(
-                &format!("{dir}/metrics.txt"),
-                &why,
-                Some("get pods/proxy, and port 61678 of the nodes open to the control plane"),
-            ),
+    fn add_object(&mut self, name: &str, source: &str, mut object: Value) {
+        self.redactor.object(&mut object);
+        match serde_saphyr::to_string(&object) {
+            Ok(text) => self.add(name, source, &text),
+            Err(error) => self.miss(name, &error.to_string(), None),
         }
     }
 
@@ -416,6 +391,68 @@ impl Bundle {
         });
         Ok(serde_json::to_vec_pretty(&manifest)?)
     }
+}
+
+/// One answer on its way into the file.
+struct Part {
+    name: String,
+    source: String,
+    content: Result<Content, String>,
+    grant: &'static str,
+}
+
+enum Content {
+    Object(Value),
+    Text(String),
+}
+
+/// An agent's pod, the ends of its containers' logs, and its metrics by way of the API server.
+async fn agent_pod(
+    kube: &Kube,
+    name: &ObjectName,
+    containers: Vec<String>,
+    dir: &str,
+) -> Vec<Part> {
+    let base = format!("/api/v1/namespaces/{}/pods/{}", name.namespace, name.name);
+    let mut parts = vec![Part {
+        name: format!("{dir}/pod.yaml"),
+        source: format!("GET {base}"),
+        content: kube.get(&base).await.map(Content::Object),
+        grant: "get pods",
+    }];
+    'containers: for container in &containers {
+        for previous in [false, true] {
+            let path = format!(
+                "{base}/log?container={container}&tailLines={LOG_LINES}&limitBytes={LOG_BYTES}&timestamps=true&previous={previous}"
+            );
+            let kind = if previous { ".previous" } else { "" };
+            let content = kube.text(&path).await.map(Content::Text);
+            let failed = content.is_err();
+            // Most containers were never restarted: without a log of before there is no gap.
+            if !(failed && previous) {
+                parts.push(Part {
+                    name: format!("{dir}/{container}{kind}.log"),
+                    source: format!("GET {path}"),
+                    content,
+                    grant: "get pods/log",
+                });
+            }
+            if failed && !previous {
+                break 'containers; // the same kubelet would say the same again
+            }
+        }
+    }
+    let path = format!(
+        "/api/v1/namespaces/{}/pods/{}:{METRICS}/proxy/metrics",
+        name.namespace, name.name
+    );
+    parts.push(Part {
+        name: format!("{dir}/metrics.txt"),
+        source: format!("GET {path}"),
+        content: kube.text(&path).await.map(Content::Text),
+        grant: "get pods/proxy, and port 61678 of the nodes open to the control plane",
+    });
+    parts
 }
 
 /// Whether an event may tell why a pod has no address, or what became of an agent or a node.

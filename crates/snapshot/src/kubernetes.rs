@@ -64,6 +64,8 @@ impl std::fmt::Debug for Kube {
 /// How long a connection may take, and an answer.
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(20);
+/// An answer that is not needed, as a log.
+const PATIENCE: Duration = Duration::from_secs(8);
 /// Objects per page: what kubectl asks for.
 const PAGE: u32 = 500;
 
@@ -302,6 +304,17 @@ fn root(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
+/// An answer, or why there is none: behind the API server a kubelet or a node may be silent.
+async fn answer<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
+    match tokio::time::timeout(PATIENCE, call).await {
+        Ok(answer) => answer.map_err(|e| root(&e)),
+        Err(_) => Err(format!(
+            "no answer in {} s: does the control plane reach the node?",
+            PATIENCE.as_secs()
+        )),
+    }
+}
+
 #[derive(Deserialize)]
 struct Page<K> {
     #[serde(default)]
@@ -383,16 +396,14 @@ impl Kube {
     pub(crate) async fn get(&self, path: &str) -> Result<serde_json::Value, String> {
         let request = http::Request::get(path).body(Vec::new());
         let request = request.map_err(|e| e.to_string())?;
-        let answer = self.client.request(request).await;
-        answer.map_err(|e| root(&e))
+        answer(self.client.request(request)).await
     }
 
     /// A text, as a log.
     pub(crate) async fn text(&self, path: &str) -> Result<String, String> {
         let request = http::Request::get(path).body(Vec::new());
         let request = request.map_err(|e| e.to_string())?;
-        let answer = self.client.request_text(request).await;
-        answer.map_err(|e| root(&e))
+        answer(self.client.request_text(request)).await
     }
 
     async fn list<K>(&self, parts: Parts) -> Result<Listed<K>, Error>
