@@ -196,6 +196,7 @@ def test_repairs_and_denied_actions_are_events_of_the_node():
         assert code != 0 and "AttachNetworkInterface" in json.dumps(error), error
         events = eventually(lambda: node.events("MissingIAMPermissions", "Node"), bool, what="the denial")
         assert "AttachNetworkInterface" in events[0]["message"], events
+        assert events[0]["action"] == "ec2:AttachNetworkInterface", events
         condition = eventually(node.condition, lambda c: c["status"] == "False", what="the condition")
         assert condition["reason"] == "MissingIAMPermissions", condition
 

@@ -44,6 +44,8 @@ pub(crate) struct Note {
     pub(crate) about: About,
     pub(crate) warning: bool,
     pub(crate) reason: &'static str,
+    /// The EC2 action that it is about, if any: two denied actions are two events.
+    pub(crate) action: Option<&'static str>,
     pub(crate) message: String,
 }
 
@@ -68,6 +70,7 @@ impl Note {
             about: About::Node,
             warning: true,
             reason,
+            action: None,
             message: cut(message),
         }
     }
@@ -77,6 +80,7 @@ impl Note {
             about: About::Pod(pod.clone()),
             warning: true,
             reason,
+            action: None,
             message: cut(why.to_string()),
         })
     }
@@ -103,6 +107,9 @@ impl Note {
             about: About::Node,
             warning,
             reason,
+            action: failure
+                .filter(|failure| failure.kind == FailureKind::Denied)
+                .map(|failure| failure.action),
             message: cut(message),
         })
     }
@@ -153,7 +160,7 @@ pub(crate) struct Telling {
 /// What has been told, and how much more may be.
 #[derive(Debug)]
 pub(crate) struct Notes {
-    told: BTreeMap<(String, &'static str), Told>,
+    told: BTreeMap<(String, &'static str, Option<&'static str>), Told>,
     budget: u32,
     refilled: Millis,
     next: u64,
@@ -186,7 +193,7 @@ impl Notes {
     pub(crate) fn tell(&mut self, note: Note, now: Millis) -> Option<Telling> {
         self.refill(now);
         self.told.retain(|_, told| now.since(told.last) < SAME);
-        let key = (note.about.key(), note.reason);
+        let key = (note.about.key(), note.reason, note.action);
         if let Some(told) = self.told.get_mut(&key) {
             told.count += 1;
             told.last = now;
@@ -358,6 +365,40 @@ mod tests {
         assert_eq!(later.count, 1);
         assert!(!names.contains(later.suffix.as_str()));
         assert_eq!(notes.dropped, 0);
+    }
+
+    #[test]
+    fn two_denied_actions_are_two_events() {
+        let pool = Pool::new(ipam::Config::new(&settings::Settings::default(), 1));
+        let denied = |call: &Call| {
+            let failure = Failure {
+                action: call.action(),
+                kind: FailureKind::Denied,
+                message: "UnauthorizedOperation".to_owned(),
+            };
+            Note::called(&pool, call, Some(&failure)).unwrap()
+        };
+        let show = denied(&Call::Show { leftovers: false });
+        let delete = denied(&Call::DeleteEni {
+            eni: "eni-0a1b2c3d".parse().unwrap(),
+        });
+        assert_eq!(
+            (show.reason, delete.reason),
+            ("MissingIAMPermissions", "MissingIAMPermissions")
+        );
+        assert_eq!(delete.action, Some("DeleteNetworkInterface"));
+        assert!(
+            delete
+                .message
+                .starts_with("eni-0a1b2c3d: DeleteNetworkInterface: ")
+        );
+        let mut notes = Notes::new(Millis(0));
+        let told: Vec<Telling> = [show.clone(), delete, show]
+            .into_iter()
+            .filter_map(|note| notes.tell(note, Millis(20_000)))
+            .collect();
+        assert_eq!(told.len(), 2);
+        assert_ne!(told[0].suffix, told[1].suffix);
     }
 
     #[test]

@@ -112,6 +112,8 @@ impl Writer {
                 other => return other,
             }
         }
+        // As upstream writes it.
+        let action = telling.note.action.map(|action| format!("ec2:{action}"));
         let event = json!({
             "apiVersion": "v1",
             "kind": "Event",
@@ -119,6 +121,7 @@ impl Writer {
             "involvedObject": object,
             "type": if telling.note.warning { "Warning" } else { "Normal" },
             "reason": telling.note.reason,
+            "action": action.unwrap_or_default(),
             "message": telling.note.message,
             "source": {"component": COMPONENT, "host": self.access.node},
             "reportingComponent": COMPONENT,
