@@ -98,7 +98,12 @@ pub(crate) fn shown(pool: &mut Pool, op: OpId, view: View, now: Millis, fx: &mut
         .collect();
     for seen in &managed {
         match pool.enis.get(&seen.id) {
-            Some(known) if known.touched > op.0 || is_in_flight(pool, &seen.id) => {}
+            // Too old to say anything of it. What it was asked for is asked again.
+            Some(known) if known.touched > op.0 || is_in_flight(pool, &seen.id) => {
+                if pool.groups.unconfirmed.contains(&seen.id) {
+                    pool.wish(now.after(Duration::from_secs(2)), false);
+                }
+            }
             Some(_) => refresh(pool, seen, now, fx),
             None => take_in(pool, seen, now),
         }

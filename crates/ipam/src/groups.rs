@@ -29,7 +29,7 @@ pub(crate) fn imds(pool: &mut Pool, seen: BTreeMap<EniId, ImdsEni>) {
 
 pub(crate) fn drive(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
     ask_when_metadata_disagrees(pool, now);
-    if pool.config.group_sync == GroupSync::AtStart {
+    if !pool.syncs_groups() {
         return;
     }
     let report_only = pool.config.group_drift == GroupDrift::Report;
@@ -61,9 +61,8 @@ fn ask_when_metadata_disagrees(pool: &mut Pool, now: Millis) {
     let attached = |eni: &&Eni| eni.device.is_some() && !eni.stage.is_leaving();
     let seen = &pool.groups.imds;
     let other_groups = pool.enis.values().filter(attached).any(|eni| {
-        seen.get(&eni.id).is_some_and(|imds| {
-            imds.groups != eni.groups && pool.config.group_sync != GroupSync::AtStart
-        })
+        seen.get(&eni.id)
+            .is_some_and(|imds| imds.groups != eni.groups && pool.syncs_groups())
     });
     let gone = pool
         .enis
@@ -147,6 +146,11 @@ pub(crate) fn shown(pool: &mut Pool, id: &EniId, groups: &[vpc::facts::SgId], no
 }
 
 impl Pool {
+    /// Whether a change of the primary's groups goes to the others.
+    pub(crate) fn syncs_groups(&self) -> bool {
+        self.config.provision && self.config.group_sync != GroupSync::AtStart
+    }
+
     /// Whether EC2 shows other groups on an interface although it had the primary's, and the primary
     /// still has the same.
     pub(crate) fn is_set_by_hand(&self, eni: &Eni) -> bool {

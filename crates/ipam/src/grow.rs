@@ -47,7 +47,11 @@ fn more(pool: &mut Pool, unit: Unit, short: u32, now: Millis, effects: &mut Vec<
     let mut missing = short;
     while missing > 0 {
         let grown = match fill(pool, unit, missing, now, effects) {
-            0 => create(pool, unit, missing, now, effects),
+            // Sooner than a new interface is there, one that is being filled can be asked again.
+            0 => match missing.saturating_sub(room_soon(pool, unit, now)) {
+                0 => return 0,
+                beyond => create(pool, unit, beyond, now, effects),
+            },
             n => n,
         };
         if grown == 0 {
@@ -56,6 +60,16 @@ fn more(pool: &mut Pool, unit: Unit, short: u32, now: Millis, effects: &mut Vec<
         missing = missing.saturating_sub(grown);
     }
     0
+}
+
+/// Addresses for which there is room on interfaces that are being filled.
+fn room_soon(pool: &Pool, unit: Unit, now: Millis) -> u32 {
+    let filling = pool.enis.values().filter(|eni| {
+        pool.is_busy(&eni.id, |call| matches!(call, Call::Assign { .. }))
+            && pool.ways.open(Road::Assign, unit, &eni.subnet, now)
+    });
+    let room = filling.map(|eni| Want::of(unit, free_slots(pool, eni)).addresses());
+    room.sum()
 }
 
 /// Whether there is room for prefixes, and only a subnet's lack of them keeps them from being

@@ -9,7 +9,6 @@
 
 use std::time::Duration;
 
-use settings::GroupSync;
 use vpc::facts::EniId;
 
 use crate::effect::{Call, Effect, Record};
@@ -95,7 +94,7 @@ fn free_device(pool: &Pool) -> Option<u32> {
 /// In service only with the primary's groups, as far as they can be had: what EC2 has refused once
 /// goes on in the background, pods do not wait for it.
 fn settle_groups(pool: &mut Pool, id: &EniId, now: Millis) {
-    let sync = pool.config.group_sync;
+    let sync = pool.syncs_groups();
     let primary = &pool.groups.primary;
     let Some(eni) = pool
         .enis
@@ -105,7 +104,7 @@ fn settle_groups(pool: &mut Pool, id: &EniId, now: Millis) {
         return;
     };
     let settled = eni.groups_fresh && eni.groups == *primary;
-    if sync == GroupSync::AtStart || settled || eni.group_retry.failures > 0 {
+    if !sync || settled || eni.group_retry.failures > 0 {
         eni.enter(Stage::Ready, now);
         eni.trouble = None;
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use settings::{GroupDrift, GroupSync};
+use settings::GroupDrift;
 use vpc::facts::{EniId, SgId};
 
 use crate::effect::{Call, Refusal};
@@ -197,7 +197,7 @@ impl Pool {
 
     /// Whether the security groups of all interfaces are equal.
     pub fn group_state(&self) -> GroupState {
-        if self.config.group_sync == GroupSync::AtStart {
+        if !self.syncs_groups() {
             return GroupState::Off;
         }
         let differing = self.enis.values().filter(|eni| {
@@ -211,7 +211,9 @@ impl Pool {
         if enis.is_empty() && !by_hand.is_empty() {
             let shown = by_hand.into_iter();
             GroupState::SetByHand {
-                enis: shown.map(|eni| (eni.id.clone(), eni.groups.clone())).collect(),
+                enis: shown
+                    .map(|eni| (eni.id.clone(), eni.groups.clone()))
+                    .collect(),
             }
         } else if enis.is_empty() {
             GroupState::Equal

@@ -67,7 +67,10 @@ impl Ways {
             Road::Assign => &[Road::Assign][..],
             Road::Create => &Road::ALL,
         };
-        let keys: Vec<_> = roads.iter().map(|road| (subnet.clone(), unit, *road)).collect();
+        let keys: Vec<_> = roads
+            .iter()
+            .map(|road| (subnet.clone(), unit, *road))
+            .collect();
         keys.into_iter().filter_map(|key| self.scarce.get(&key))
     }
 

@@ -8,8 +8,9 @@ use ipnet::Ipv4Net;
 
 use crate::table::{OnInvalid, VARIABLES, Variable, variable};
 use crate::{
-    Admin, BindAddress, EniTags, Error, Errors, GroupDrift, GroupSync, Kubernetes, LogFile, LogLevel, Logs,
-    NodeNetwork, Notice, Paths, PolicyMode, RandomizeSnat, Settings, WarmTargets, parse,
+    Admin, BindAddress, EniTags, Error, Errors, GroupDrift, GroupSync, Kubernetes, LogFile,
+    LogLevel, Logs, NodeNetwork, Notice, Paths, PolicyMode, RandomizeSnat, Settings, WarmTargets,
+    parse,
 };
 
 /// Settings, with what was read differently from how it was written.
@@ -227,16 +228,28 @@ impl Reader {
             self.notice_ignored("WARM_ENI_TARGET", rule);
             self.notice_ignored("WARM_PREFIX_TARGET", rule);
         } else if by_prefix {
-            self.notice_ignored("WARM_ENI_TARGET", "with ENABLE_PREFIX_DELEGATION it is WARM_PREFIX_TARGET that counts");
+            self.notice_ignored(
+                "WARM_ENI_TARGET",
+                "with ENABLE_PREFIX_DELEGATION it is WARM_PREFIX_TARGET that counts",
+            );
         }
         if !by_prefix && !warm.by_address() {
-            self.notice_ignored("WARM_PREFIX_TARGET", "it means something with ENABLE_PREFIX_DELEGATION only");
+            self.notice_ignored(
+                "WARM_PREFIX_TARGET",
+                "it means something with ENABLE_PREFIX_DELEGATION only",
+            );
         }
         if warm.minimum > 0 && warm.minimum <= warm.ip {
-            self.notice_ignored("MINIMUM_IP_TARGET", "WARM_IP_TARGET holds as many in any case");
+            self.notice_ignored(
+                "MINIMUM_IP_TARGET",
+                "WARM_IP_TARGET holds as many in any case",
+            );
         }
         if !settings.provision {
-            self.notice_ignored("MAX_ENI", "DISABLE_NETWORK_RESOURCE_PROVISIONING is set: no interface is created");
+            self.notice_ignored(
+                "MAX_ENI",
+                "DISABLE_NETWORK_RESOURCE_PROVISIONING is set: no interface is created",
+            );
         }
     }
 

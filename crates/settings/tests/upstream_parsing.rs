@@ -8,7 +8,8 @@
 use std::time::Duration;
 
 use settings::{
-    BindAddress, Error, GroupDrift, GroupSync, LogFile, OnInvalid, Settings, Unit, VARIABLES, WarmTargets,
+    BindAddress, Error, GroupDrift, GroupSync, LogFile, OnInvalid, Settings, Unit, VARIABLES,
+    WarmTargets,
 };
 
 fn load(pairs: &[(&str, &str)]) -> Settings {
@@ -393,7 +394,10 @@ fn targets_that_do_not_go_together_are_told() {
         let said = notices(set);
         let names: Vec<&str> = said.iter().filter_map(|n| n.split('=').next()).collect();
         assert_eq!(&names[..], *named, "{set:?}: {said:?}");
-        assert!(said.iter().all(|n| n.contains("changes nothing here")), "{said:?}");
+        assert!(
+            said.iter().all(|n| n.contains("changes nothing here")),
+            "{said:?}"
+        );
     }
 }
 
@@ -405,7 +409,13 @@ fn prefixes_without_any_warm_target_are_refused_as_upstream_does() {
             ("WARM_PREFIX_TARGET", zero),
         ]);
         assert!(
-            matches!(&said[..], [Error::Invalid { variable: "WARM_PREFIX_TARGET", .. }]),
+            matches!(
+                &said[..],
+                [Error::Invalid {
+                    variable: "WARM_PREFIX_TARGET",
+                    ..
+                }]
+            ),
             "{said:?}"
         );
     }

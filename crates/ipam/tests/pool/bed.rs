@@ -163,7 +163,10 @@ impl Bed {
                 }
                 Effect::Record(record) => self.records.push(record),
                 Effect::Reply(ticket, reply) => {
-                    assert!(self.replies.insert(ticket, reply).is_none(), "answered twice");
+                    assert!(
+                        self.replies.insert(ticket, reply).is_none(),
+                        "answered twice"
+                    );
                 }
                 Effect::WakeAt(at) => {
                     assert!(at > self.now, "a wake-up in the past");
@@ -209,7 +212,7 @@ impl Bed {
 
     pub(crate) fn show_subnets(&mut self, subnets: &[SubnetView]) {
         let op = self.find(|call| matches!(call, Call::ShowSubnets));
-        let op = op.expect("EC2 is asked for subnets");
+        let op = op.unwrap_or_else(|| panic!("subnets are not asked for: {:?}", self.calls));
         self.answer(op, Ok(Answer::Subnets(subnets.to_vec())));
     }
 
@@ -244,7 +247,9 @@ impl Bed {
     }
 
     pub(crate) fn give_addresses(&mut self, lasts: &[u8]) {
-        self.give(Blocks::Addresses(lasts.iter().map(|last| ip(*last)).collect()));
+        self.give(Blocks::Addresses(
+            lasts.iter().map(|last| ip(*last)).collect(),
+        ));
     }
 
     /// EC2 refuses the open call of this action.
@@ -261,6 +266,45 @@ impl Bed {
         let call = self.calls[&op].clone();
         self.answer(op, Ok(Answer::Done));
         call
+    }
+
+    /// The open create, and where.
+    pub(crate) fn create(&self) -> Option<(OpId, SubnetId, Want)> {
+        self.calls.iter().find_map(|(op, call)| match call {
+            Call::CreateEni { subnet, want, .. } => Some((*op, subnet.clone(), *want)),
+            _ => None,
+        })
+    }
+
+    /// EC2 creates and attaches an interface, the node sets it up; then EC2 shows it with the others.
+    pub(crate) fn bring(
+        &mut self,
+        mut new: EniView,
+        device: u32,
+        others: &[EniView],
+    ) -> Vec<EniView> {
+        let (op, place, want) = self.create().expect("an interface is asked for");
+        new.subnet = place;
+        assert_eq!(
+            want.addresses() as usize,
+            new.addresses().count(),
+            "{want:?}"
+        );
+        self.answer(op, Ok(Answer::Created(new.clone())));
+        let attach = |call: &Call| matches!(call, Call::AttachEni { .. });
+        let op = self.find(attach).expect("it is attached");
+        let attachment = AttachmentId(format!("attach-{}", new.id));
+        self.answer(op, Ok(Answer::Attached(attachment.clone())));
+        self.done("interface set-up");
+        self.done("ModifyNetworkInterfaceAttribute");
+        new.attachment = Some(Attached {
+            id: attachment,
+            device,
+            delete_on_termination: true,
+        });
+        let all: Vec<EniView> = others.iter().cloned().chain([new]).collect();
+        self.show(&all);
+        all
     }
 
     /// What goes back, if anything is on its way.

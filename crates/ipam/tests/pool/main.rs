@@ -7,4 +7,7 @@
 )]
 
 mod bed;
+mod calm;
+mod places;
 mod prefixes;
+mod reasons;

@@ -23,14 +23,21 @@ fn a_free_prefix_is_kept_and_all_sixteen_addresses_are_pods() {
     bed.give_prefixes(&[16]);
     assert_eq!(bed.assign(), None);
     let first = bed.add("c0");
-    assert_eq!(bed.leased(first), ip(16), "the first address of a prefix is a pod's");
+    assert_eq!(
+        bed.leased(first),
+        ip(16),
+        "the first address of a prefix is a pod's"
+    );
     // 15 addresses are not a whole prefix.
     bed.give_prefixes(&[64]);
     let rest = bed.fill(1..16);
     assert_eq!(rest, (17..32).map(ip).collect::<Vec<_>>());
     assert_eq!(bed.changes.len(), 2);
     let counts = bed.pool.counts();
-    assert_eq!((counts.total, counts.available, counts.prefixes), (32, 16, 2));
+    assert_eq!(
+        (counts.total, counts.available, counts.prefixes),
+        (32, 16, 2)
+    );
     assert_eq!(bed.pool.most_addresses(), 3 * 5 * 16);
 }
 
@@ -53,7 +60,11 @@ fn the_fullest_prefix_is_filled_first_so_that_others_empty_and_go_whole() {
         bed.delete(&format!("c{n}"));
     }
     bed.pass(seconds(40));
-    assert_eq!(bed.fill(20..22), [ip(34), ip(35)], "the second one is the fullest now");
+    assert_eq!(
+        bed.fill(20..22),
+        [ip(34), ip(35)],
+        "the second one is the fullest now"
+    );
     for n in [15, 16, 17] {
         bed.delete(&format!("c{n}"));
     }
@@ -90,7 +101,11 @@ fn address_targets_are_met_with_whole_prefixes() {
     let mut asked = config(warm);
     asked.prefixes = true;
     let mut bed = node(asked, &[]);
-    assert_eq!(bed.assign().unwrap().2, Want::Prefixes(2), "20 addresses are 2 prefixes");
+    assert_eq!(
+        bed.assign().unwrap().2,
+        Want::Prefixes(2),
+        "20 addresses are 2 prefixes"
+    );
     bed.give_prefixes(&[0, 16]);
     bed.fill(0..29);
     assert_eq!(bed.changes.len(), 1, "3 are left");
@@ -110,7 +125,10 @@ fn a_fragmented_subnet_gives_single_addresses_until_it_has_a_prefix_again() {
     assert_eq!(standing[0].failure.kind.word(), "no-prefix");
     assert_eq!(standing[0].subnet, Some(subnet(SUBNET)));
     assert!(bed.pool.no_prefixes().unwrap().contains("NoPrefix"));
-    assert!(bed.find(|call| matches!(call, Call::CreateEni { .. })).is_some());
+    assert!(
+        bed.find(|call| matches!(call, Call::CreateEni { .. }))
+            .is_some()
+    );
 }
 
 #[test]
@@ -137,9 +155,16 @@ fn prefixes_are_tried_again_and_single_addresses_go_back() {
     bed.give_prefixes(&[32]);
     assert_eq!(bed.pool.no_prefixes(), None);
     let ticket = bed.add("c1");
-    assert_eq!(bed.leased(ticket), ip(32), "prefixes go before what stood in for them");
+    assert_eq!(
+        bed.leased(ticket),
+        ip(32),
+        "prefixes go before what stood in for them"
+    );
     bed.pass(seconds(61));
-    assert_eq!(bed.returning(), Some(Blocks::Addresses(vec![ip(9), ip(14)])));
+    assert_eq!(
+        bed.returning(),
+        Some(Blocks::Addresses(vec![ip(9), ip(14)]))
+    );
     bed.done("UnassignPrivateIpAddresses");
     bed.delete("c0");
     bed.pass(seconds(100));
@@ -157,7 +182,11 @@ fn a_subnet_without_anything_is_named() {
         assert_eq!(bed.assign().unwrap().2, Want::Addresses(left));
     }
     bed.refuse("AssignPrivateIpAddresses", FailureKind::SubnetFull);
-    assert!(bed.calls.is_empty(), "a new interface would need even more: {:?}", bed.calls);
+    assert!(
+        bed.calls.is_empty(),
+        "a new interface would need even more: {:?}",
+        bed.calls
+    );
     let ticket = bed.add("c0");
     bed.pass(seconds(21));
     let refusal = bed.refused(ticket);
@@ -174,7 +203,15 @@ fn a_node_that_had_single_addresses_serves_on_and_moves_to_prefixes() {
     bed.show(&[primary]);
     assert_eq!(pods.map(|ticket| bed.leased(ticket)), [ip(4), ip(5)]);
     // All slots are taken, two more interfaces may come: the prefix comes with one of them.
-    let create = bed.find(|call| matches!(call, Call::CreateEni { want: Want::Prefixes(1), .. }));
+    let create = bed.find(|call| {
+        matches!(
+            call,
+            Call::CreateEni {
+                want: Want::Prefixes(1),
+                ..
+            }
+        )
+    });
     assert!(create.is_some(), "{:?}", bed.calls);
 }
 
@@ -214,7 +251,11 @@ fn a_node_that_had_prefixes_serves_on_and_moves_to_single_addresses() {
     bed.done("UnassignPrivateIpAddresses");
     bed.delete("c0");
     bed.pass(seconds(100));
-    assert_eq!(bed.returning(), Some(Blocks::Prefixes(vec![prefix(16)])), "it drained");
+    assert_eq!(
+        bed.returning(),
+        Some(Blocks::Prefixes(vec![prefix(16)])),
+        "it drained"
+    );
 }
 
 #[test]
@@ -235,10 +276,16 @@ fn what_ec2_shows_of_a_prefix_that_just_went_is_old() {
     bed.done("UnassignPrivateIpAddresses");
     let mut primary = eni("eni-0", Some(0));
     primary.prefixes = vec![prefix(16), prefix(32)];
-    bed.feed(ipam::Event::Imds([(crate::bed::id("eni-x"), ipam::ImdsEni { groups: vec![] })].into()));
+    bed.feed(ipam::Event::Imds(
+        [(crate::bed::id("eni-x"), ipam::ImdsEni { groups: vec![] })].into(),
+    ));
     bed.show(std::slice::from_ref(&primary));
     assert_eq!(bed.pool.counts().prefixes, 1);
     // When its answers can no longer be older than the call, it is ours again.
     bed.pass_showing(seconds(130), &[primary]);
-    assert!(bed.changes.len() >= 2, "taken up, and given back once more: {:?}", bed.changes);
+    assert!(
+        bed.changes.len() >= 2,
+        "taken up, and given back once more: {:?}",
+        bed.changes
+    );
 }
