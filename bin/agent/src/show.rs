@@ -327,7 +327,9 @@ fn without(action: &str) -> &'static str {
         "UnassignPrivateIpAddresses" | "DetachNetworkInterface" | "DeleteNetworkInterface" => {
             "what is not needed any more stays"
         }
-        "DescribeSubnets" => "an interface in another subnet than the node's is not used",
+        "DescribeSubnets" => {
+            "new interfaces go to the node's own subnet; one that is elsewhere is not used"
+        },
         "DescribeInstanceTypes" => "the limits of this instance type are not known",
         _ => "",
     }
