@@ -69,16 +69,16 @@ pub(crate) async fn run(args: BundleArgs) -> anyhow::Result<u8> {
 
 /// What the tool itself makes of it.
 fn answers(bundle: &mut Bundle, inputs: &Inputs) -> anyhow::Result<()> {
-    let drift = serde_json::to_string_pretty(&advice::drift::drift(inputs, None))?;
-    bundle.add("answers/drift.json", "branchline drift", &drift);
-    let capacity = advice::capacity::capacity(inputs, &[]);
-    let capacity = serde_json::to_string_pretty(&capacity)?;
-    bundle.add("answers/capacity.json", "branchline capacity", &capacity);
+    let drift = serde_json::to_value(advice::drift::drift(inputs, None))?;
+    bundle.add_document("answers/drift.json", "branchline drift", drift);
+    let capacity = serde_json::to_value(advice::capacity::capacity(inputs, &[]))?;
+    bundle.add_document("answers/capacity.json", "branchline capacity", capacity);
     for name in inputs.nodes.keys() {
-        if let Ok(status) = advice::status::status(inputs, name) {
-            let status = serde_json::to_string_pretty(&status)?;
-            let file = format!("answers/status-{name}.json");
-            bundle.add(&file, &format!("branchline status node/{name}"), &status);
+        let file = format!("answers/status-{name}.json");
+        let source = format!("branchline status node/{name}");
+        match advice::status::status(inputs, name) {
+            Ok(status) => bundle.add_document(&file, &source, serde_json::to_value(status)?),
+            Err(error) => bundle.miss(&file, &error.to_string(), None),
         }
     }
     Ok(())

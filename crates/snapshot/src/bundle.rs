@@ -80,7 +80,12 @@ pub struct Bundle {
 impl Bundle {
     /// Collects everything that can be read. What cannot is in [`Bundle::missing`].
     pub async fn collect(kube: Option<&Kube>, endpoints: &[Endpoint], inputs: &Inputs) -> Self {
+        let snapshot = file::text(inputs);
+        let public = snapshot
+            .as_ref()
+            .map_or_else(|_| String::new(), String::clone);
         let mut bundle = Self {
+            redactor: Redactor::new(public),
             cluster: inputs.kubernetes.as_ref().map(|c| c.name.clone()),
             ..Self::default()
         };
@@ -93,13 +98,20 @@ impl Bundle {
                 Some("set KUBECONFIG, or --kubeconfig and --context"),
             ),
         }
-        bundle.snapshot(inputs);
+        bundle.snapshot(inputs, snapshot);
         bundle.agents(endpoints, inputs).await;
         bundle
     }
 
-    /// Adds a text of the caller's, as an answer of the tool.
-    pub fn add(&mut self, name: &str, source: &str, text: &str) {
+    /// Adds a document of ours, as an answer of the tool.
+    pub fn add_document(&mut self, name: &str, source: &str, mut document: Value) {
+        self.redactor.texts(&mut document);
+        let entry = (source.to_owned(), format!("{document:#}\n").into_bytes());
+        self.files.insert(name.to_owned(), entry);
+    }
+
+    /// Adds a text of somebody else's.
+    fn add(&mut self, name: &str, source: &str, text: &str) {
         let text = self.redactor.text(text);
         let entry = (source.to_owned(), text.into_bytes());
         self.files.insert(name.to_owned(), entry);
@@ -114,13 +126,10 @@ impl Bundle {
         });
     }
 
-    fn add_json(&mut self, name: &str, source: &str, value: &Value) {
-        self.add(name, source, &format!("{value:#}\n"));
-    }
-
-    fn snapshot(&mut self, inputs: &Inputs) {
-        match file::text(inputs) {
-            Ok(text) => self.add("snapshot.json", "branchline snapshot", &text),
+    fn snapshot(&mut self, inputs: &Inputs, text: Result<String, serde_json::Error>) {
+        let document = text.and_then(|text| serde_json::from_str(&text));
+        match document {
+            Ok(document) => self.add_document("snapshot.json", "branchline snapshot", document),
             Err(error) => self.miss("snapshot.json", &error.to_string(), None),
         }
         let cluster = inputs.kubernetes.iter().flat_map(|c| c.unread.values());
@@ -305,7 +314,7 @@ impl Bundle {
             "images": sets,
             "addon": inputs.addon,
         });
-        self.add_json("versions.json", "GET /version and what was read", &versions);
+        self.add_document("versions.json", "GET /version and what was read", versions);
     }
 
     /// A name for the file.

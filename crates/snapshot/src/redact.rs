@@ -2,7 +2,8 @@
 //! text that looks like a credential, wherever it stands.
 //!
 //! Values that were dropped from objects are remembered while a file is made, and taken out of logs
-//! and events too: a program may have printed its environment.
+//! and events too: a program may have printed its environment. What the snapshot holds anyway (a
+//! region, the name of the VPC) is no secret, and is left where it stands.
 
 use std::collections::BTreeSet;
 
@@ -33,12 +34,22 @@ const KEYS: [&str; 12] = [
 #[derive(Debug, Default)]
 pub(crate) struct Redactor {
     dropped: BTreeSet<String>,
+    public: String,
 }
 
 impl Redactor {
+    /// `public` is a text that holds no secret: the snapshot.
+    pub(crate) fn new(public: String) -> Self {
+        Self {
+            public,
+            ..Self::default()
+        }
+    }
+
     fn drop_value(&mut self, value: &Value) {
         if let Value::String(text) = value
             && text.len() >= SHORTEST
+            && !self.public.contains(text.as_str())
         {
             self.dropped.insert(text.clone());
         }
@@ -78,6 +89,16 @@ impl Redactor {
         if let Some(value) = variable.get_mut("value") {
             self.drop_value(value);
             *value = REDACTED.into();
+        }
+    }
+
+    /// Takes credentials out of the texts of a document of ours; its keys and their values are ours.
+    pub(crate) fn texts(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => *text = self.text(text),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.texts(item)),
+            Value::Object(map) => map.values_mut().for_each(|inner| self.texts(inner)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
 
@@ -233,12 +254,13 @@ mod tests {
 
     #[test]
     fn dropped_values_are_dropped_everywhere() {
-        let mut redactor = Redactor::default();
+        let mut redactor = Redactor::new("the region is us-west-2".to_owned());
         let mut object = json!({
             "metadata": {"name": "aws-node", "annotations": {"who": "planted in an annotation"}, "managedFields": [1]},
             "spec": {"template": {"metadata": {"annotations": {"x": "short"}}, "spec": {"containers": [{"env": [
                 {"name": "WARM_IP_TARGET", "value": "2"},
                 {"name": "DATABASE_URL", "value": "postgres://u:\"planted\"@h"},
+                {"name": "REGION", "value": "us-west-2"},
                 {"name": "FROM", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
             ]}]}}},
         });
@@ -255,6 +277,17 @@ mod tests {
         let log = "env: postgres://u:\"planted\"@h, planted in an annotation; short";
         let log = redactor.text(log);
         assert_eq!(log, "env: [redacted], [redacted]; short");
+        assert_eq!(
+            redactor.text("in us-west-2a"),
+            "in us-west-2a",
+            "everybody knows it"
+        );
+        let mut ours = json!({"AWS_SECRET_ACCESS_KEY": "withheld", "reason": ["token: abcdef"]});
+        redactor.texts(&mut ours);
+        assert_eq!(
+            ours,
+            json!({"AWS_SECRET_ACCESS_KEY": "withheld", "reason": ["token: [redacted]"]})
+        );
         let json = json!({"msg": "postgres://u:\"planted\"@h"}).to_string();
         assert_eq!(redactor.text(&json), r#"{"msg":"[redacted]"}"#);
     }
