@@ -10,30 +10,25 @@
 //! [`Ledger::compare`] decides; the owner of the pool does what it says, at once, so that no ADD and
 //! no DEL comes between.
 
+mod watch;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
-
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use ipam::{Allocation, Key, Millis, Pod, Pool};
 use kernel::Socket;
 use nodenet::{LinkName, TableId, VethPrefix};
-use tokio::sync::{Notify, mpsc, oneshot};
-
-use crate::kubernetes::{Lister, News, Right};
-use crate::owner::Message;
 
 /// A pod this young may not have its link yet: its plugin was at work when the agent was killed.
 pub(crate) const YOUNG: Duration = Duration::from_secs(120);
+/// Until the API server is asked again about a pod that it lists and that has no link.
+const ASK_LATER: Duration = Duration::from_secs(60);
 /// Between looks at what changes by itself.
 pub(crate) const EVERY: Duration = Duration::from_secs(300);
 /// Until a second look at what seems to be gone.
 const SOON: Duration = Duration::from_secs(2);
-/// From the start, or a DEL of who is not known, until the first look.
-const FIRST: Duration = Duration::from_secs(1);
 /// Until the API server is asked again that could not tell.
 const ASK_AGAIN: Duration = Duration::from_secs(20);
 /// The API server is asked at least this often, for pods whose sandbox was forgotten.
@@ -62,6 +57,8 @@ pub(crate) fn stray(address: Ipv4Addr, link: &LinkName, since: Millis) -> Alloca
 pub(crate) fn is_stray(key: &Key) -> bool {
     key.network == UNKNOWN
 }
+
+pub(crate) use watch::{Notes, Settled, run};
 
 /// The node's links, and where each address leads.
 #[derive(Debug, Default, Clone)]
@@ -183,6 +180,30 @@ enum Listed {
 }
 
 impl Pods {
+    /// A stray with its pod's name, which its link's name comes from.
+    fn behind(&self, stray: &Allocation) -> Option<Allocation> {
+        let Self::Listed(alive) = self else {
+            return None;
+        };
+        let ((namespace, name), uids) = alive.iter().find(|((namespace, name), _)| {
+            let pod = nodenet::PodName::new(namespace.as_str(), name.as_str());
+            stray
+                .key
+                .container
+                .ends_with(&nodenet::layout::pod_hash(&pod, 0))
+        })?;
+        let uid = uids.first().filter(|_| uids.len() == 1);
+        let pod = Pod {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            uid: uid.cloned().unwrap_or_default(),
+        };
+        Some(Allocation {
+            pod,
+            ..stray.clone()
+        })
+    }
+
     fn of(&self, held: &Allocation) -> Listed {
         let alive = match self {
             Self::NotAsked => return Listed::NotAsked,
@@ -210,6 +231,8 @@ enum Verdict {
     Ask,
     /// The witnesses disagree: kept, and told.
     Doubt(String),
+    /// Its link is gone, and the cluster lists it: kept, told, and asked about again.
+    Alive,
     /// The pod is gone. The word is a label of a metric.
     Release(&'static str),
 }
@@ -253,10 +276,7 @@ fn judge(case: &Case<'_>) -> Verdict {
         Listed::NotAsked => Verdict::Ask,
         // The sandbox was made anew: the pod is alive in another container.
         _ if case.succeeded => Verdict::Release(gone),
-        Listed::Alive => Verdict::Doubt(
-            "its link is gone, and the cluster still lists the pod: was the link deleted by hand?"
-                .to_owned(),
-        ),
+        Listed::Alive => Verdict::Alive,
         Listed::Gone => Verdict::Release("no-pod"),
         Listed::Unknown => Verdict::Release(gone),
     }
@@ -291,6 +311,8 @@ pub(crate) struct Outcome {
     pub(crate) release: Vec<(Allocation, &'static str)>,
     /// Pods that nobody wrote down.
     pub(crate) hold: Vec<Allocation>,
+    /// Pods that nobody wrote down and whose names are known by now.
+    pub(crate) named: Vec<Allocation>,
     /// Leases that are kept although something is wrong, and what.
     pub(crate) doubts: Vec<(Allocation, String)>,
     /// Those of them that were not in doubt before.
@@ -357,6 +379,9 @@ impl Ledger {
                 }
                 continue;
             }
+            if is_stray(&held.key) && held.pod == Pod::default() {
+                out.named.extend(look.pods.behind(held));
+            }
             let looks = match veth {
                 Veth::Gone | Veth::Leads(_) => before.get(&held.key).map_or(1, |n| n + 1),
                 _ => 0,
@@ -368,7 +393,11 @@ impl Ledger {
             let case = Case {
                 succeeded: matches!(veth, Veth::Leads(to) if is_later(pool, held, to)),
                 veth: &veth,
-                pod: look.pods.of(held),
+                // A DEL of a stray finds nothing: its link alone says when it is gone.
+                pod: match is_stray(&held.key) {
+                    true => Listed::Unknown,
+                    false => look.pods.of(held),
+                },
                 grown: is_stray(&held.key) || age >= YOUNG,
                 looks,
             };
@@ -381,6 +410,13 @@ impl Ledger {
                     out.next.at_most(Duration::ZERO);
                 }
                 Verdict::Doubt(why) => out.doubts.push((held.clone(), why)),
+                Verdict::Alive => {
+                    let why = "its link is gone, and the cluster still lists the pod: was the \
+                               link deleted by hand?";
+                    out.doubts.push((held.clone(), why.to_owned()));
+                    out.next.ask = true;
+                    out.next.at_most(ASK_LATER);
+                }
                 Verdict::Release(why) => out.release.push((held.clone(), why)),
             }
         }
@@ -419,114 +455,6 @@ impl Ledger {
             }
         }
     }
-}
-
-/// What the owner did about a look.
-#[derive(Debug, Default)]
-pub(crate) struct Settled {
-    pub(crate) next: Next,
-    /// Notes that are not settled yet.
-    pub(crate) unsettled: Vec<Key>,
-}
-
-/// Looks now and then, sooner when something is in doubt, until the agent ends.
-pub(crate) async fn run(
-    lister: Option<Lister>,
-    socket: PathBuf,
-    nudge: Arc<Notify>,
-    to: mpsc::Sender<Message>,
-) {
-    let mut next = Next {
-        after: FIRST,
-        ask: true,
-    };
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(next.after) => {}
-            () = nudge.notified() => tokio::time::sleep(FIRST).await,
-        }
-        let pods = match &lister {
-            None => Pods::None,
-            Some(_) if !next.ask => Pods::NotAsked,
-            Some(lister) => ask(lister, &to).await,
-        };
-        let notes = Notes::read(&socket);
-        let look = Seen::look().map(|seen| Look {
-            seen,
-            pods,
-            deleted: notes.deleted(),
-        });
-        let look = look.map_err(|error| format!("{error:#}"));
-        let (answer, settled) = oneshot::channel();
-        if to
-            .send(Message::Compare(Box::new(look), answer))
-            .await
-            .is_err()
-        {
-            return;
-        }
-        let Ok(settled) = settled.await else { return };
-        notes.remove_settled(&settled.unsettled);
-        next = settled.next;
-    }
-}
-
-async fn ask(lister: &Lister, to: &mpsc::Sender<Message>) -> Pods {
-    let (news, pods) = match lister.alive().await {
-        Ok(alive) => (News::Done(Right::ListPods), Pods::Listed(alive)),
-        Err(trouble) => {
-            let why = trouble.to_string();
-            (News::Failed(Right::ListPods, trouble), Pods::Failed(why))
-        }
-    };
-    // The owner is gone only when the agent ends.
-    let _ = to.send(Message::Cluster(news)).await;
-    pods
-}
-
-/// The notes of DELs that nobody heard.
-#[derive(Debug, Default)]
-pub(crate) struct Notes(Vec<cni::deleted::Note>);
-
-impl Notes {
-    pub(crate) fn read(socket: &Path) -> Self {
-        Self(cni::deleted::read(socket).unwrap_or_else(|error| {
-            tracing::warn!(
-                path = %cni::deleted::folder(socket).display(), %error,
-                "notes of DELs that no agent heard cannot be read"
-            );
-            Vec::new()
-        }))
-    }
-
-    pub(crate) fn deleted(&self) -> Vec<(Key, Millis)> {
-        let notes = self.0.iter();
-        let deleted =
-            notes.filter_map(|note| Some((key_of(note)?, crate::store::since_epoch(note.at?)?)));
-        deleted.collect()
-    }
-
-    /// Removes all notes but those about `unsettled`.
-    pub(crate) fn remove_settled(self, unsettled: &[Key]) {
-        for note in self.0 {
-            if key_of(&note).is_some_and(|key| unsettled.contains(&key)) {
-                continue;
-            }
-            if let Err(error) = std::fs::remove_file(&note.path) {
-                // It names an attachment that is not there any more: it does no harm.
-                tracing::debug!(path = %note.path.display(), %error, "a note is left");
-            }
-        }
-    }
-}
-
-fn key_of(note: &cni::deleted::Note) -> Option<Key> {
-    let deleted = note.deleted.as_ref()?;
-    Some(Key {
-        network: deleted.network_name.clone(),
-        container: deleted.container_id.clone(),
-        ifname: deleted.if_name.clone(),
-    })
 }
 
 impl Look {

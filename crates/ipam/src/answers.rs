@@ -81,6 +81,14 @@ fn recover(pool: &mut Pool, allocation: Allocation) {
 /// is kept from then on as one that EC2 has taken.
 fn found(pool: &mut Pool, allocation: Allocation, effects: &mut Vec<Effect>) {
     let (key, address) = (&allocation.key, allocation.address);
+    if let Some(known) = pool.allocations.get_mut(key)
+        && known.address == address
+    {
+        // It is known by more than its link now.
+        known.pod = allocation.pod;
+        effects.push(Effect::Record(Record::Leased(known.clone())));
+        return;
+    }
     if pool.by_address.contains_key(&address) || pool.allocations.contains_key(key) {
         return;
     }

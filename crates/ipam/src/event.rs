@@ -27,7 +27,7 @@ pub enum Event {
         returned: BTreeMap<Ipv4Addr, Millis>,
     },
     /// A pod whose lease was lost (with a checkpoint, say) was found on the node, by the address that
-    /// leads to its link. Nothing happens when the address is another pod's here.
+    /// leads to its link; or its name was. Nothing happens when the address is another pod's here.
     Found(Allocation),
     /// The node is not known yet, and why; for the refusals and `/state`.
     Unknown {

@@ -147,7 +147,7 @@ fn the_table_of_decisions() {
                 Verdict::Keep => Kept,
                 Verdict::Wait => Waits,
                 Verdict::Ask => Asks,
-                Verdict::Doubt(_) => Doubted,
+                Verdict::Doubt(_) | Verdict::Alive => Doubted,
                 Verdict::Release(why) => Released(why),
             };
             assert_eq!(is(judge(&case(true))), wanted, "{veth:?} {looks} {pod:?}");
@@ -197,6 +197,13 @@ fn the_cluster_is_asked_only_about_who_seems_to_be_gone() {
     assert_eq!(
         (alive.release.len(), alive.doubts.len(), alive.news.len()),
         (0, 1, 1)
+    );
+    assert_eq!(
+        alive.next,
+        Next {
+            after: ASK_LATER,
+            ask: true
+        }
     );
     // Told once, shown for as long as it lasts.
     let again = ledger.compare(&look(node(&[]), listed(&[("api", "u-c1")])), &pool, NOW);
@@ -309,4 +316,32 @@ fn an_api_server_that_is_away_is_asked_again() {
     );
     let after = ASK_AGAIN;
     assert_eq!(found.next, Next { after, ask: true });
+}
+
+#[test]
+fn a_stray_is_named_by_the_cluster_and_goes_with_its_link() {
+    let stray = stray(address(5), &link("api"), NOW);
+    let mut held_by = pool(vec![stray.clone()]);
+    let seen = || node(&[(link("api"), Some(5))]);
+    let alive = || listed(&[("web", "u-web"), ("api", "u-api")]);
+    let mut ledger = ledger();
+    let found = ledger.compare(&look(seen(), alive()), &held_by, NOW);
+    let [named] = &found.named[..] else {
+        panic!("one is named: {found:?}");
+    };
+    assert_eq!(
+        (named.pod.name.as_str(), named.pod.uid.as_str()),
+        ("api", "u-api")
+    );
+    ipam::step(&mut held_by, ipam::Event::Found(named.clone()), NOW);
+    let pods: Vec<Pod> = held_by.allocations().map(|held| held.pod.clone()).collect();
+    assert_eq!(pods, [named.pod.clone()]);
+    assert_eq!(
+        ledger.compare(&look(seen(), alive()), &held_by, NOW),
+        Outcome::default()
+    );
+    // The cluster lists it until its DEL is through, which here waits for the link to go.
+    let gone = || look(node(&[]), alive());
+    assert_eq!(ledger.compare(&gone(), &held_by, NOW).release, []);
+    assert_eq!(ledger.compare(&gone(), &held_by, NOW).release.len(), 1);
 }

@@ -41,6 +41,10 @@ impl Owner {
             );
             self.feed(Event::Found(held));
         }
+        for held in found.named {
+            tracing::info!(address = %held.address, pod = %pod_of(&held), "a pod that has no lease is known by its link");
+            self.feed(Event::Found(held));
+        }
         for (held, why) in found.news {
             tracing::warn!(key = %held.key, pod = %pod_of(&held), address = %held.address, why, "a lease in doubt is kept");
             let text = format!("{} of {}: {why}", held.address, pod_of(&held));
@@ -128,8 +132,8 @@ impl Owner {
 fn pod_of(held: &Allocation) -> String {
     let Key { container, .. } = &held.key;
     match (gc::is_stray(&held.key), held.pod.name.as_str()) {
-        (true, _) => format!("the pod behind {container}"),
+        (true, "") => format!("the pod behind {container}"),
         (false, "") => format!("a pod without a name (container {container})"),
-        (false, name) => format!("{}/{name}", held.pod.namespace),
+        (_, name) => format!("{}/{name}", held.pod.namespace),
     }
 }
