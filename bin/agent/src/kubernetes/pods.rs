@@ -29,8 +29,9 @@ pub(crate) struct Lister {
 struct List {
     #[serde(default)]
     metadata: ListMetadata,
+    /// The API server writes none as null.
     #[serde(default)]
-    items: Vec<Item>,
+    items: Option<Vec<Item>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -60,7 +61,7 @@ impl Lister {
         let mut more = String::new();
         loop {
             let list = self.page(&more).await?;
-            alive.extend(list.items.into_iter().map(named));
+            alive.extend(list.items.into_iter().flatten().map(named));
             more = list.metadata.more;
             if more.is_empty() {
                 return Ok(alive);
@@ -118,14 +119,14 @@ mod tests {
         });
         let list: List = serde_json::from_value(list).unwrap();
         assert_eq!(list.metadata.more, "next");
-        let alive: Alive = list.items.into_iter().map(named).collect();
+        let alive: Alive = list.items.into_iter().flatten().map(named).collect();
         let uids = |namespace: &str, name: &str| {
             let uids = alive[&(namespace.to_owned(), name.to_owned())].iter();
             uids.cloned().collect::<Vec<_>>()
         };
         assert_eq!(uids("a", "p"), ["u1"]);
         assert_eq!(uids("b", "static-n1"), ["f00", "u2"]);
-        let last: List = serde_json::from_str(r#"{"metadata":{}}"#).unwrap();
-        assert!(last.metadata.more.is_empty() && last.items.is_empty());
+        let last: List = serde_json::from_str(r#"{"metadata":{},"items":null}"#).unwrap();
+        assert!(last.metadata.more.is_empty() && last.items.is_none());
     }
 }
