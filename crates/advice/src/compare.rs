@@ -258,6 +258,10 @@ fn pods(inputs: &Inputs, node: &Node, told: &Told) -> Option<Difference> {
             ));
         }
     }
+    let doubtful = told.state.as_ref().map(|s| &s.leases.doubtful);
+    for (address, why) in doubtful.into_iter().flatten() {
+        lines.push(format!("{address}: the agent keeps it in doubt: {why}"));
+    }
     difference(
         What::Leases,
         node,

@@ -224,6 +224,19 @@ fn a_lost_del_and_a_pod_that_the_agent_does_not_know() {
 }
 
 #[test]
+fn an_address_that_the_agent_keeps_in_doubt() {
+    let mut inputs = inputs();
+    let doubtful = &mut state(&mut inputs, NODE).leases.doubtful;
+    doubtful.insert(
+        "10.0.0.7".to_owned(),
+        "its link is there without a route".to_owned(),
+    );
+    let found = drift(&inputs, None);
+    assert_eq!(kinds(&found), [What::Leases]);
+    assert!(found.differences[0].lines[0].ends_with("in doubt: its link is there without a route"));
+}
+
+#[test]
 fn the_kernel_and_the_agents_pod() {
     let mut inputs = inputs();
     let repairs = &mut state(&mut inputs, NODE).repairs;
