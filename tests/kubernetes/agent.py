@@ -3,6 +3,7 @@
 
     .venv/bin/python tests/kubernetes/agent.py [NAME …]      all, or those whose name contains NAME
 """
+import hashlib
 import json
 import os
 import re
@@ -222,6 +223,41 @@ def test_the_annotation_with_the_pods_address():
         node.add("nobody")
         time.sleep(2)
         assert annotation("api") is None and node.cluster()["failures"] == {}, node.cluster()
+
+
+def test_leases_follow_the_pods_of_the_cluster():
+    """Links go and no DEL comes: what the cluster does not list is free, what it lists is kept and told."""
+    with in_cluster() as node:
+        for name in ("gone", "listed", "last"):
+            body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+                    "spec": {"nodeName": NODE, "containers": [{"name": "c", "image": "i"}]}}
+            made = json.loads(node.kubectl("create", "-f", "-", "-o", "json", text=json.dumps(body)).stdout)
+            code, answer = node.add(name, made["metadata"]["uid"])
+            assert code == 0, answer
+        node.stop("agent")
+        # Ten minutes older: for two of them a plugin might still be at work.
+        node.on_node(sys.executable, "-c", "import json; p = '/run/aws-node/ipam.json'; c = json.load(open(p))\n"
+                     "for a in c['allocations']: a['allocationTimestamp'] -= 600 * 10**9\njson.dump(c, open(p, 'w'))")
+        node.agent()
+        node.connected()
+        away = lambda name: node.kubectl("delete", "pod", name, "--force", "--grace-period=0")  # noqa: E731
+        routes = node.on_node("ip", "route").stdout
+        links = re.findall(r"dev (eni[0-9a-f]{11})", routes)
+        hashed = lambda name: hashlib.sha1(f"default.{name}".encode()).hexdigest()[:11]  # noqa: E731
+        cut = lambda name: node.on_node("ip", "link", "del", next(l for l in links if l.endswith(hashed(name))))  # noqa: E731
+        leases = lambda: node.state()["leases"]  # noqa: E731
+        away("gone")
+        cut("gone")
+        cut("listed")
+        taken = eventually(leases, lambda l: l["released"] and l["doubtful"], what="one is free, one in doubt")
+        (free,), (doubt,) = taken["recent"], taken["doubtful"].values()
+        assert (free["pod"], free["why"]) == ("default/gone", "no-pod"), taken
+        assert doubt.startswith("default/listed: its link is gone, and the cluster still lists the pod"), taken
+        assert node.state()["pool"]["assigned"] == 2
+        eventually(lambda: node.events("LeaseInDoubt", "Node"), bool, what="the doubt is an event")
+        away("listed")
+        cut("last")  # makes the agent look again
+        eventually(leases, lambda l: l["released"] == 2 and len(l["doubtful"]) == 1, what="the other one is free")
 
 
 def test_a_bad_variable_leaves_pods_and_network_list_alone():
