@@ -3,27 +3,25 @@
 //! Repeated until it works; each failure is the reason that `STATUS` and refused ADDs give. The
 //! calls end by themselves within seconds, so the cause is named within seconds too.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use ec2::imds::Imds;
-use ipam::{ImdsEni, NodeFacts};
+use ipam::NodeFacts;
 use ipnet::Ipv4Net;
 use nodenet::{Mark, NodeSettings, VethPrefix};
 use settings::Settings;
 use tokio::sync::mpsc;
-use vpc::facts::{EniId, Mac, SgId, SubnetId};
+use vpc::facts::{Mac, SubnetId};
 
 use crate::cloud::Cloud;
 use crate::limits;
 use crate::links::Links;
+use crate::metadata;
 use crate::owner::Message;
 use crate::translate::{Place, Translator};
 
-/// How often instance metadata is read for changes. It costs no EC2 call.
-const POLL: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The node, and the hands that work on it.
@@ -48,11 +46,11 @@ pub(crate) async fn run(
     let mut pause = Duration::from_millis(250);
     loop {
         match identify(&imds, &ec2, &settings).await {
-            Ok(node) => {
+            Ok((node, mac)) => {
                 if to.send(Message::Booted(Box::new(node))).await.is_err() {
                     return;
                 }
-                break;
+                break metadata::watch(&imds, mac, &to).await;
             }
             Err(error) => {
                 let reason = format!("{error:#}");
@@ -65,10 +63,14 @@ pub(crate) async fn run(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    watch(&imds, &to).await;
 }
 
-async fn identify(imds: &Imds, ec2: &ec2::Client, settings: &Settings) -> anyhow::Result<Node> {
+/// The node, and its primary interface as metadata names it.
+async fn identify(
+    imds: &Imds,
+    ec2: &ec2::Client,
+    settings: &Settings,
+) -> anyhow::Result<(Node, String)> {
     let identity = imds.identity().await?;
     let mac = imds.primary_mac().await?;
     let interface = imds
@@ -93,8 +95,8 @@ async fn identify(imds: &Imds, ec2: &ec2::Client, settings: &Settings) -> anyhow
         limits,
     };
     let settings_of_net = node_settings(settings)?;
-    let mac: Mac = mac.parse()?;
-    let links = Links::find(settings_of_net, interface.id.clone(), mac, address, cidr)?;
+    let link: Mac = mac.parse()?;
+    let links = Links::find(settings_of_net, interface.id.clone(), link, address, cidr)?;
     links.set_up_node().context("the node's own rules")?;
     let cloud = Cloud {
         ec2: ec2.clone(),
@@ -112,7 +114,7 @@ async fn identify(imds: &Imds, ec2: &ec2::Client, settings: &Settings) -> anyhow
         instance = %facts.instance, instance_type = %identity.instance_type, %subnet,
         interfaces = limits.interfaces, addresses = limits.ipv4_per_interface, "the node is known"
     );
-    Ok(Node {
+    let node = Node {
         facts,
         region: identity.region,
         address,
@@ -120,7 +122,8 @@ async fn identify(imds: &Imds, ec2: &ec2::Client, settings: &Settings) -> anyhow
         vpc_cidrs: interface.vpc_cidrs,
         cloud,
         links,
-    })
+    };
+    Ok((node, mac))
 }
 
 fn node_settings(settings: &Settings) -> anyhow::Result<NodeSettings> {
@@ -137,47 +140,4 @@ fn node_settings(settings: &Settings) -> anyhow::Result<NodeSettings> {
         },
         external_service_cidrs: net.external_services.clone(),
     })
-}
-
-/// Tells what metadata shows, at every change and at every poll. A failure changes nothing:
-/// metadata never decides.
-async fn watch(imds: &Imds, to: &mpsc::Sender<Message>) {
-    let mut ids: BTreeMap<String, EniId> = BTreeMap::new();
-    loop {
-        tokio::time::sleep(POLL).await;
-        match look(imds, &mut ids).await {
-            Ok(seen) => {
-                if to.send(Message::Imds(seen)).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => tracing::debug!(error = format!("{error:#}"), "metadata not read"),
-        }
-    }
-}
-
-async fn look(
-    imds: &Imds,
-    ids: &mut BTreeMap<String, EniId>,
-) -> anyhow::Result<BTreeMap<EniId, ImdsEni>> {
-    let mut seen = BTreeMap::new();
-    for mac in imds.macs().await? {
-        let at = |key: &str| format!("meta-data/network/interfaces/macs/{mac}/{key}");
-        let id = match ids.get(&mac) {
-            Some(id) => id.clone(),
-            None => {
-                let Some(id) = imds.get(&at("interface-id")).await? else {
-                    continue;
-                };
-                let id: EniId = id.parse()?;
-                ids.insert(mac.clone(), id.clone());
-                id
-            }
-        };
-        let path = at("security-group-ids");
-        let mut groups: Vec<SgId> = imds.lines(&path, "a security group").await?;
-        groups.sort();
-        seen.insert(id, ImdsEni { groups });
-    }
-    Ok(seen)
 }

@@ -18,6 +18,7 @@ mod kubernetes;
 mod limits;
 mod links;
 mod log;
+mod metadata;
 mod metrics;
 mod owner;
 mod repair;
