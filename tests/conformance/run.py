@@ -193,7 +193,7 @@ def interfaces():
     check.error("small subnet is exhausted", lambda: ec2.create_network_interface(
         SubnetId=w.small["SubnetId"], SecondaryPrivateIpAddressCount=11), "InsufficientFreeAddressesInSubnet", 400, "free addresses")
     check.error("no /28 in a /28", lambda: ec2.create_network_interface(SubnetId=w.small["SubnetId"], Ipv4PrefixCount=1),
-                "InsufficientCidrBlocks", 400, "free cidr blocks")
+                "InvalidParameterValue", 400, "sufficient free Ipv4 addresses or prefixes")
     check.error("six groups", lambda: create(Groups=[ec2.create_security_group(
         GroupName=f"g{n}", Description="g", VpcId=w.vpc)["GroupId"] for n in range(6)]), "SecurityGroupsPerInterfaceLimitExceeded")
     check.error("unknown group", lambda: create(Groups=["sg-0123456789abcdef0"]), "InvalidGroup.NotFound")

@@ -22,6 +22,9 @@ pub(crate) fn take(pool: &mut Pool, event: Event, now: Millis, effects: &mut Vec
                 recover(pool, allocation);
             }
             pool.resting.extend(released);
+            // From now on: a wall clock that went ahead between two starts must not end a lag that
+            // is EC2's.
+            let returned = returned.into_keys().map(|address| (address, now));
             pool.returned.extend(returned);
         }
         Event::Found(allocation) => found(pool, allocation, effects),

@@ -264,8 +264,11 @@ pub(crate) fn detached(pool: &mut Pool, id: &EniId, result: Result<(), Failure>,
             proceed(eni, Stage::Detached, now);
             pool.wish(now, true);
         }
-        Err(failure) if failure.kind == FailureKind::Unclear || eni.retry.failures > 0 => {
-            // It may be detached: out of use, and back to the question what EC2 shows.
+        Err(failure)
+            if matches!(failure.kind, FailureKind::Unclear | FailureKind::Conflict)
+                || eni.retry.failures > 0 =>
+        {
+            // It may be detached, or somebody else is at it: out of use, and back to the question what EC2 shows.
             back_off(pool, id, Stage::Confirming, failure, now);
             let until = pool.enis.get(id).map_or(now, |eni| eni.retry.until);
             pool.wish(until, false);

@@ -232,6 +232,12 @@ fn give_back(
     effects: &mut Vec<Effect>,
 ) {
     for (eni, blocks) in chosen {
+        // One return at a time: what became of an earlier one is not known yet.
+        let returning = pool.is_busy(&eni, |call| matches!(call, Call::Unassign { .. }));
+        let doubted = pool.enis.get(&eni).is_some_and(|eni| eni.doubt.is_some());
+        if returning || doubted {
+            continue;
+        }
         let addresses = blocks.addresses();
         if let Some(eni) = pool.enis.get_mut(&eni) {
             for address in &addresses {

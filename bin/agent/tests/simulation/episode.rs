@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ipam::{Config, Eni, Failure, FailureKind, GroupState, NodeFacts, SlotState, Stage, Want};
 use settings::{GroupSync, Settings, WarmTargets};
-use vpcsim::addrs::Placement;
 use vpcsim::Timing;
+use vpcsim::addrs::Placement;
 use vpcsim::knobs::{Bucket, Deny, Knobs};
 
 use crate::broken::{Check, ensure};
@@ -98,7 +98,7 @@ pub(crate) fn build(seed: u64, mutant: Option<Mutant>) -> World {
     };
     let mut world = World::new(config, node, sky, START, Rng(rng.next()));
     world.mutant = mutant;
-    world.faulty = *rng.pick(&[0, 10, 30, 60]);
+    world.faulty = *rng.pick(&[0, 15, 35, 60]);
     world.favourite = *rng.pick(&STRIKES);
     world.lagging = rng.chance(50);
     world
@@ -146,7 +146,7 @@ fn storm(world: &mut World) -> Check {
             81..=83 => somebody_else(world),
             84..=85 => weather(world)?,
             86 => world.restart()?,
-            87 if world.rng.chance(40) => ebb(world)?,
+            87 if world.rng.chance(60) => ebb(world)?,
             88 => {
                 let cordoned = world.rng.chance(30);
                 world.cordon(cordoned)?;
@@ -220,7 +220,9 @@ fn somebody_else(world: &mut World) {
 fn meddle(world: &mut World) -> Check {
     let now = world.now;
     let calls: Vec<ipam::Call> = world.flights.values().map(|f| f.call.clone()).collect();
-    let attaching = calls.iter().any(|c| matches!(c, ipam::Call::AttachEni { .. }));
+    let attaching = calls
+        .iter()
+        .any(|c| matches!(c, ipam::Call::AttachEni { .. }));
     if attaching && world.rng.chance(10) {
         for _ in 0..world.node.limits.interfaces {
             world.sky.attach_foreign(0, now);
@@ -239,7 +241,8 @@ fn meddle(world: &mut World) -> Check {
     });
     let Some(call) = removal else { return Ok(()) };
     if world.rng.chance(30) {
-        for _ in 0..world.rng.below(20) {
+        let crowd = *world.rng.pick(&[5, 20, 60]);
+        for _ in 0..world.rng.below(crowd) {
             world.add()?;
         }
     }
@@ -301,7 +304,8 @@ fn no_leak(world: &mut World) -> Check {
     let foreign = world.sky.foreign.clone();
     let truth = world.sky.truth(now).clone();
     let attached = |f: &&Fact| f.view.attachment.is_some();
-    let on_card = |f: &&Fact| attached(f) && !matches!(f.view.hands_off, Some(ipam::HandsOff::Card(_)));
+    let on_card =
+        |f: &&Fact| attached(f) && !matches!(f.view.hands_off, Some(ipam::HandsOff::Card(_)));
     let no_place = truth.values().filter(on_card).count() >= world.node.limits.interfaces as usize;
     for fact in truth.values().filter(|f| !foreign.contains(&f.view.id)) {
         let id = &fact.view.id;
@@ -313,11 +317,23 @@ fn no_leak(world: &mut World) -> Check {
         let homeless = matches!(known.stage, Stage::Detached | Stage::Unattached);
         if homeless && (no_place || world.pool.counts().interfaces > counts_max(world)) {
             // Ripped out under its pods, and others took its place: kept, shown, tried again.
-            ensure!(known.trouble.is_some(), Leak, "kept without a reason: {known:?}");
+            ensure!(
+                known.trouble.is_some(),
+                Leak,
+                "kept without a reason: {known:?}"
+            );
             continue;
         }
-        ensure!(known.stage == Stage::Ready, Leak, "not in service: {known:?}");
-        let protected = fact.view.attachment.as_ref().is_some_and(|a| a.delete_on_termination);
+        ensure!(
+            known.stage == Stage::Ready,
+            Leak,
+            "not in service: {known:?}"
+        );
+        let protected = fact
+            .view
+            .attachment
+            .as_ref()
+            .is_some_and(|a| a.delete_on_termination);
         ensure!(
             known.is_primary() || !fact.view.ours || protected,
             Leak,
@@ -331,9 +347,14 @@ fn no_leak(world: &mut World) -> Check {
             Leak,
             "{id}: EC2 alone has {:?}, the pool alone {:?}",
             truth.difference(&held).collect::<Vec<_>>(),
-            held.difference(&truth).collect::<Vec<_>>()
+            held.difference(&truth)
+                .map(|a| (a, &known.slots[a]))
+                .collect::<Vec<_>>()
         );
-        let leaving = known.slots.values().any(|slot| slot.state == SlotState::Leaving);
+        let leaving = known
+            .slots
+            .values()
+            .any(|slot| slot.state == SlotState::Leaving);
         ensure!(!leaving, Leak, "addresses of {id} leave for ever");
     }
     for eni in world.pool.enis() {
@@ -437,7 +458,10 @@ fn groups_equal(world: &mut World) -> Check {
 }
 
 /// What the probes at the start of an agent find while these are denied.
-#[expect(dead_code, reason = "the probes of the start are fed once the pool takes them")]
+#[expect(
+    dead_code,
+    reason = "the probes of the start are fed once the pool takes them"
+)]
 fn probes(denied: &[&'static str]) -> Vec<Failure> {
     let failure = |action: &&'static str| Failure {
         action,

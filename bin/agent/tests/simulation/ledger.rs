@@ -186,7 +186,12 @@ impl Ledger {
     pub(crate) fn patient(&self, now: Millis, patience: std::time::Duration) -> Check {
         for open in self.open.values() {
             let waited = now.since(open.since);
-            ensure!(waited <= patience, Stuck, "{} waits since {waited:?}", open.key);
+            ensure!(
+                waited <= patience,
+                Stuck,
+                "{} waits since {waited:?}",
+                open.key
+            );
         }
         Ok(())
     }

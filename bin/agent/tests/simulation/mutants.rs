@@ -30,7 +30,6 @@ pub(crate) enum Mutant {
     AddressesInvented,
     PrefixShifted,
     CordonNotHeard,
-    CreatedTwice,
     CallTwice,
     LeaseOfAnother,
 }
@@ -49,7 +48,10 @@ pub(crate) const MUTANTS: &[(Mutant, &[Invariant])] = {
         (M::ReplyTwice, &[I::Answered]),
         (M::ReplyDropped, &[I::Stuck]),
         (M::RefusalDropped, &[I::Stuck]),
-        (M::AnswerDropped, &[I::Leak, I::Stuck, I::Targets, I::Groups]),
+        (
+            M::AnswerDropped,
+            &[I::Leak, I::Stuck, I::Targets, I::Groups],
+        ),
         (M::UnassignSkipped, &[I::Leak, I::Targets]),
         (M::DetachSkipped, &[I::Leak, I::Targets, I::Stuck]),
         (M::DeleteSkipped, &[I::Leak]),
@@ -69,7 +71,6 @@ pub(crate) const MUTANTS: &[(Mutant, &[Invariant])] = {
         (M::AddressesInvented, &[I::DoubleUse, I::Leak]),
         (M::PrefixShifted, &[I::DoubleUse, I::Leak]),
         (M::CordonNotHeard, &[I::Cordon]),
-        (M::CreatedTwice, &[I::Leak]),
         (M::CallTwice, &[I::Doubled]),
         (M::LeaseOfAnother, &[I::Answered, I::DoubleUse, I::Recorded]),
     ]

@@ -309,12 +309,20 @@ impl Sky {
                     fewer(&mut r.secondary_private_ip_address_count);
                     fewer(&mut r.ipv4_prefix_count);
                 }
+                let eni = r.network_interface_id.clone().unwrap_or_default();
                 let request = A::AssignPrivateIpAddresses(r);
                 let answer = self.call::<t::AssignPrivateIpAddressesRequest>(&request, now)?;
                 let new = answer.assigned_private_ip_addresses.iter();
                 let new = new.filter_map(|a| a.private_ip_address.as_ref()?.parse().ok());
-                for address in new.collect::<Vec<Ipv4Addr>>() {
-                    self.taken.remove(&address);
+                let prefixes = answer.assigned_ipv4_prefixes.iter();
+                let prefixes = prefixes.filter_map(|p| p.ipv4_prefix.as_ref()?.parse().ok());
+                let new: Vec<Ipv4Addr> = new.chain(prefixes.flat_map(addresses_of)).collect();
+                // EC2 gives addresses to an interface, too, that somebody just took away from here.
+                let here = |f: &Fact| f.view.id.as_str() == eni && f.view.attachment.is_some();
+                if self.truth(now).values().any(here) {
+                    self.taken.retain(|a| !new.contains(a));
+                } else {
+                    self.taken.extend(new);
                 }
                 Response::Assigned(Box::new(answer))
             }

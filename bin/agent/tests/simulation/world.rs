@@ -142,6 +142,11 @@ impl World {
             }
             self.perform(effect)?;
         }
+        // Whoever asked the pool with an older clock asks about an older patience.
+        if back == 0 {
+            let clock = self.clock();
+            self.ledger.patient(clock, self.config.patience)?;
+        }
         self.check()
     }
 
@@ -183,11 +188,9 @@ impl World {
             Effect::Call(op, call) => self.dial(op, call),
             Effect::Record(record) => {
                 let sky = &mut self.sky;
-                let on_node = |address| {
-                    sky.taken.contains(&address) || sky.holder(address, now).is_some()
-                };
-                self.ledger
-                    .record(record, clock, REST, on_node)
+                let on_node =
+                    |address| sky.taken.contains(&address) || sky.holder(address, now).is_some();
+                self.ledger.record(record, clock, REST, on_node)
             }
             Effect::Reply(ticket, reply) => {
                 let open = self.ledger.reply(ticket, &reply)?;
@@ -281,11 +284,7 @@ impl World {
                 let Some(fact) = fact else { return Ok(()) };
                 ensure!(fact.view.ours, Foreign, "not ours to remove: {call:?}");
                 let pod = fact.addresses().find(in_use);
-                ensure!(
-                    pod.is_none(),
-                    UnderPod,
-                    "{call:?} under a pod with {pod:?}"
-                );
+                ensure!(pod.is_none(), UnderPod, "{call:?} under a pod with {pod:?}");
                 if matches!(call, Call::DetachEni { .. }) {
                     let (decided, shown) = (self.decided.get(eni), self.confirmed.get(eni));
                     ensure!(
@@ -404,16 +403,7 @@ impl World {
         if mutants::skips(self.mutant, &call) {
             return Some(Ok(Answer::Done));
         }
-        let mut request = flight.requests.pop()?;
-        if self.mutant == Some(Mutant::CreatedTwice)
-            && let Request::Create(create) = &mut request
-        {
-            let token = create.client_token.clone();
-            create.client_token = None;
-            let extra = self.sky.ask(&Request::Create(create.clone()), None, self.now);
-            drop(extra);
-            create.client_token = token;
-        }
+        let request = flight.requests.pop()?;
         let strike = flight.strike.filter(|_| !flight.struck);
         flight.struck = true;
         let answer = self.lagging(|sky, now| sky.ask(&request, strike, now));
@@ -478,7 +468,11 @@ impl World {
         } = flight;
         self.cover(&call, strike, &result);
         if let Ok(Answer::Shown(view)) = &result {
-            for eni in view.enis.iter().filter(|e| e.ours && e.attachment.is_some()) {
+            for eni in view
+                .enis
+                .iter()
+                .filter(|e| e.ours && e.attachment.is_some())
+            {
                 self.confirmed.insert(eni.id.clone(), asked);
             }
         }
@@ -656,8 +650,6 @@ impl World {
     }
 
     fn check(&mut self) -> Check {
-        let clock = self.clock();
-        self.ledger.patient(clock, self.config.patience)?;
         let held = self.pool.allocations();
         let mut differ = held.filter(|a| {
             let known = self.ledger.allocations.get(&a.key);

@@ -151,7 +151,13 @@ impl State {
         if needs_primary {
             wanted.count += 1;
         }
-        let mut given = self.give(new.subnet, &wanted)?;
+        // A create is told otherwise than an assignment that no /28 is free in one piece.
+        let mut given = self.give(new.subnet, &wanted).map_err(|error| {
+            if error.code == "InsufficientCidrBlocks" {
+                return ApiError::value("There aren't sufficient free Ipv4 addresses or prefixes");
+            }
+            error
+        })?;
         if needs_primary {
             let primary = given.addresses.remove(named);
             given.addresses.insert(0, primary);
