@@ -16,8 +16,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, anyhow, bail};
 use ipam::{Allocation, Key, Millis, Record};
 use nodenet::VethPrefix;
+use rustix::fs::inotify;
 use serde_json::{Value, json};
 use settings::Settings;
+use tokio::net::unix::pipe;
 
 use crate::gc::{self, Notes, Seen, Veth};
 use crate::links;
@@ -27,8 +29,9 @@ use crate::store::{Recovered, Store};
 const REST: Duration = Duration::from_secs(30);
 /// Until what seems to be gone is looked at a second time.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// How often the socket is looked at; one system call.
+/// How often the socket is looked at where its file cannot be watched; one system call.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
 /// Fails while another agent serves: two would give the same addresses away. Ours are kept apart by
 /// their lock, which AWS's does not know.
 pub(crate) fn refuse_while_served(socket: &Path) -> anyhow::Result<()> {
@@ -71,9 +74,16 @@ impl Place {
     /// Returns when the socket is not ours any more, with the words for it. The agent must then end at
     /// once: it would go on giving back addresses that the other one has given to pods.
     pub(crate) async fn lost(&self) -> anyhow::Error {
+        // Before the first look: nothing happens between the two unseen.
+        let mut bell = Bell::on(&self.socket);
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            match identity(&self.socket) {
+            let mut now = identity(&self.socket);
+            if matches!(&now, Err(error) if error.kind() == ErrorKind::NotFound) {
+                // Who replaces it removes it first: a moment later it is clear which of the two it is.
+                tokio::time::sleep(LOOK_AGAIN).await;
+                now = identity(&self.socket);
+            }
+            match now {
                 Ok(now) if now == self.ours => {}
                 Ok(_) => {
                     return anyhow!(
@@ -90,6 +100,50 @@ impl Place {
                 }
                 Err(error) => tracing::warn!(%error, "the socket cannot be looked at"),
             }
+            let rung = match &bell {
+                Ok(bell) => bell.rung().await,
+                Err(error) => {
+                    let every = LOOK_EVERY.as_secs();
+                    tracing::debug!(%error, every, "the socket is not watched but looked at");
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    Ok(())
+                }
+            };
+            if let Err(error) = rung {
+                bell = Err(error);
+            }
+        }
+    }
+}
+
+/// Rings when the socket's file is removed or renamed: looking at it again and again was a third of
+/// what an idle agent cost.
+struct Bell {
+    /// Readable when there is news. tokio has no type for such a descriptor that is safe to make; a
+    /// pipe's end does the same with it: wait, read.
+    news: pipe::Receiver,
+}
+
+impl Bell {
+    fn on(path: &Path) -> std::io::Result<Self> {
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let watch = inotify::init(flags)?;
+        // An unlink is a change of the number of links while the socket is still open.
+        let events = inotify::WatchFlags::ATTRIB
+            | inotify::WatchFlags::DELETE_SELF
+            | inotify::WatchFlags::MOVE_SELF;
+        inotify::add_watch(&watch, path, events)?;
+        Ok(Self {
+            news: pipe::Receiver::from_owned_fd_unchecked(watch)?,
+        })
+    }
+
+    async fn rung(&self) -> std::io::Result<()> {
+        let mut events = [0_u8; 1024];
+        self.news.readable().await?;
+        match self.news.try_read(&mut events) {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
         }
     }
 }
@@ -290,6 +344,30 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_is_replaced_or_removed_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ipamd.sock");
+        let ours = UnixListener::bind(&path).unwrap();
+        let place = Place::of(&path).unwrap();
+        let mut lost = std::pin::pin!(place.lost());
+        // What changes nothing about whose it is, is no loss; nor is a file beside it.
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .unwrap();
+        std::fs::write(dir.path().join("ipam.json"), "{}").unwrap();
+        let some = Duration::from_millis(50);
+        assert!(tokio::time::timeout(some, lost.as_mut()).await.is_err());
+        std::fs::remove_file(&path).unwrap();
+        let theirs = UnixListener::bind(&path).unwrap();
+        drop(ours);
+        assert!(lost.await.to_string().contains("another agent has taken"));
+        // Lost before it was watched.
+        assert!(place.lost().await.to_string().contains("another agent"));
+        drop(theirs);
+        std::fs::remove_file(&path).unwrap();
+        assert!(place.lost().await.to_string().contains("was removed"));
+    }
 
     #[test]
     fn a_socket_that_answers_is_another_agents() {
