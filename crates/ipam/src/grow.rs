@@ -62,14 +62,29 @@ fn more(pool: &mut Pool, unit: Unit, short: u32, now: Millis, effects: &mut Vec<
     0
 }
 
-/// Addresses for which there is room on interfaces that are being filled.
+/// Addresses for which there is room on interfaces that are being filled, or are on their way and
+/// can be filled as soon as they serve: a new interface would not be there earlier.
 fn room_soon(pool: &Pool, unit: Unit, now: Millis) -> u32 {
     let filling = pool.enis.values().filter(|eni| {
         pool.is_busy(&eni.id, |call| matches!(call, Call::Assign { .. }))
             && pool.ways.open(Road::Assign, unit, &eni.subnet, now)
     });
-    let room = filling.map(|eni| Want::of(unit, free_slots(pool, eni)).addresses());
-    room.sum()
+    let filling: u32 = filling.map(|eni| free_slots(pool, eni)).sum();
+    let slots = pool.slots_per_eni();
+    let open = |subnet| pool.ways.open(Road::Assign, unit, subnet, now);
+    let arriving = pool.enis.values().filter(|eni| {
+        let healthy = eni.trouble.is_none() && !pool.is_excluded(eni);
+        eni.stage.is_coming() && healthy && open(&eni.subnet)
+    });
+    let arriving: u32 = arriving
+        .map(|eni| slots.saturating_sub(eni.used_slots()))
+        .sum();
+    let births = pool.births.iter();
+    let births = births.filter(|birth| birth.trouble.is_none() && open(&birth.subnet));
+    let births: u32 = births
+        .map(|birth| slots.saturating_sub(birth.want.slots()))
+        .sum();
+    Want::of(unit, filling + arriving + births).addresses()
 }
 
 /// Whether there is room for prefixes, and only a subnet's lack of them keeps them from being

@@ -34,10 +34,12 @@ impl FailureKind {
 
 impl Refusal {
     /// All words that a refused ADD may have.
-    pub const WORDS: [&'static str; 17] = [
+    pub const WORDS: [&'static str; 19] = [
         "not-ready",
         "draining",
         "subnet-full",
+        "no-prefix",
+        "no-subnet",
         "limit",
         "instance-interface-limit",
         "account-interface-limit",

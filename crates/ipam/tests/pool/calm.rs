@@ -251,3 +251,27 @@ fn a_del_of_what_is_not_there_is_answered_as_such_and_changes_nothing() {
     assert!(matches!(bed.refused(ticket), Refusal::UnknownPod { .. }));
     assert_eq!(bed.records.len(), before);
 }
+
+#[test]
+fn pods_that_come_while_an_interface_is_on_its_way_do_not_make_another_one() {
+    let mut bed = Bed::new(by_address(1));
+    let mut primary = eni("eni-0", Some(0));
+    primary.secondary = [4, 5, 6, 7, 8].map(ip).to_vec();
+    bed.show(std::slice::from_ref(&primary));
+    bed.fill(0..5);
+    let late: Vec<_> = (5..8).map(|n| bed.add(&format!("c{n}"))).collect();
+    let mut new = eni("eni-1", None);
+    new.secondary = vec![ip(40)];
+    bed.bring(new, 1, &[primary]);
+    // It serves, and is asked for what came meanwhile.
+    bed.give_addresses(&[41, 42, 43]);
+    assert!(late.iter().all(|ticket| bed.leased(*ticket) >= ip(40)));
+    let creates = bed
+        .changes
+        .iter()
+        .filter(|call| call.action() == "CreateNetworkInterface");
+    assert_eq!(creates.count(), 1);
+    // More than it carries is another matter.
+    let more: Vec<_> = (8..12).map(|n| bed.add(&format!("c{n}"))).collect();
+    assert!(bed.create().is_some() && !bed.replies.contains_key(more.last().unwrap()));
+}
