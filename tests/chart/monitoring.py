@@ -175,7 +175,7 @@ def check_alerts(check):
         check.that(f"{name}: time", re.fullmatch(r"\d+[mhd]", rule.get("for", "1m")))
         _, grouped = selectors(rule["expr"])
         by = re.search(r"\b(sum|count|max)\b", rule["expr"])
-        known = SCRAPE_LABELS | {"reason", "action", "kind"} if not by else grouped
+        known = SCRAPE_LABELS | {"reason", "action", "kind", "outcome"} if not by else grouped
         text = json.dumps(rule["annotations"])
         told = set(re.findall(r"\$labels\.(\w+)", text))
         check.that(f"{name}: labels in its texts", told <= known, told - known)

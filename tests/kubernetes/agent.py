@@ -10,7 +10,10 @@ import re
 import sys
 import time
 
-from node import BIN, NODE, Node, eventually, in_cluster, run_all
+from node import BIN, NODE, ROOT, Node, eventually, in_cluster, run_all
+
+sys.path.insert(0, str(ROOT / "tests/chart"))
+import monitoring  # noqa: E402
 
 
 def test_a_node_is_prepared_by_the_init_container():
@@ -76,6 +79,9 @@ def test_the_condition_and_the_metric():
         assert node.condition() == condition, "nothing has changed, so nothing is written"
         metrics = node.on_node("curl", "-sf", "http://127.0.0.1:61678/metrics").stdout
         assert "\nbranchline_kubernetes_connected 1\n" in metrics, metrics
+        # The dashboard and the alerts ask for names and labels that this page has.
+        problems = [problem for _, problem in monitoring.promised(metrics) if problem]
+        assert not problems, problems
         # A new agent finds the condition as it should be, and writes nothing.
         node.stop("agent")
         node.agent()

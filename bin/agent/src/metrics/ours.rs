@@ -47,8 +47,9 @@ impl Metrics {
     fn refusals(&self, page: &mut Page) {
         // All of them from the start: of a series that begins with its first refusal, no rate is
         // known.
-        let of = |word: &str| self.refused.get(word).copied().unwrap_or_default();
         let known = Refusal::WORDS.iter().filter(|word| **word != "unknown-pod");
+        let mut refused: BTreeMap<&str, u64> = known.map(|word| (*word, 0)).collect();
+        refused.extend(&self.refused);
         page.by(
             (
                 "branchline_refused_adds_total",
@@ -56,7 +57,7 @@ impl Metrics {
                 "ADDs refused, by what was in the way",
             ),
             "reason",
-            known.map(|word| (word, of(word))),
+            refused,
         );
     }
 
