@@ -126,7 +126,8 @@ async fn answer(
     if path == "/readyz" {
         return Ok(readiness(&owner).await);
     }
-    let metrics = path == "/metrics" && pages == Pages::Metrics;
+    // On the documents' port too: who forwards one port for a support file gets both.
+    let metrics = path == "/metrics";
     if pages != Pages::Documents && !metrics {
         return Ok(page(
             StatusCode::NOT_FOUND,
