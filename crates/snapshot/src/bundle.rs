@@ -29,8 +29,9 @@ use crate::{Error, file};
 pub const SCHEMA: &str = "branchline/bundle/v1";
 
 /// Upstream's pages and ours; a page that an agent has not got is no gap.
-const PAGES: [&str; 5] = [
+const PAGES: [&str; 6] = [
     "/state",
+    "/metrics",
     "/v1/enis",
     "/v1/eni-configs",
     "/v1/ipamd-env-settings",
@@ -153,13 +154,19 @@ impl Bundle {
             let known = inputs.nodes.values().find(|n| n.answers_to(&endpoint.node));
             let node = known.map_or(&endpoint.node, |n| &n.name);
             for page in PAGES {
-                let name = format!("nodes/{node}{page}.json");
+                let name = match page {
+                    "/metrics" => format!("nodes/{node}/metrics.txt"),
+                    page => format!("nodes/{node}{page}.json"),
+                };
                 match introspect::page(endpoint, page).await {
                     Ok(Some(body)) => {
-                        let source = format!("GET {}{page}", endpoint.url);
+                        let base = endpoint.url.to_string();
+                        let source = format!("GET {}{page}", base.trim_end_matches('/'));
                         self.add(&name, &source, &String::from_utf8_lossy(&body));
+                        // What one way did not bring, another did.
+                        self.missing.retain(|missing| missing.what != name);
                     }
-                    Ok(None) => {}
+                    Ok(None) => {} // upstream's has no /state, and its metrics on another port
                     Err(error) => {
                         self.miss(&name, &error.to_string(), Some("--node NODE=URL"));
                         break; // the others would wait as long
@@ -210,10 +217,15 @@ impl Bundle {
             let dir = format!("nodes/{}", known.map_or(on, |n| n.name.as_str()));
             let containers = pod.containers.iter().map(|c| c.name.clone()).collect();
             let (kube, name, turns) = (kube.clone(), name.clone(), turns.clone());
+            let node = pod.node.clone();
             asked.spawn(async move {
                 // Nobody closes the semaphore; without a turn it would only be asked sooner.
                 let _turn = turns.acquire_owned().await;
-                agent_pod(&kube, &name, containers, &dir).await
+                let mut parts = agent_pod(&kube, &name, containers, &dir).await;
+                if let Some(node) = &node {
+                    parts.extend(node_logs(&kube, node, &dir).await);
+                }
+                parts
             });
         }
         let mut parts: Vec<Part> = asked.join_all().await.into_iter().flatten().collect();
@@ -413,6 +425,27 @@ struct Part {
 enum Content {
     Object(Value),
     Text(String),
+}
+
+/// The ends of the log files on a node, by way of its kubelet: what agent and plugin write there is
+/// more than the agent's container says.
+async fn node_logs(kube: &Kube, node: &str, dir: &str) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for file in ["ipamd.log", "plugin.log"] {
+        let path = format!("/api/v1/nodes/{node}/proxy/logs/aws-routed-eni/{file}");
+        let content = kube.end(&path, LOG_BYTES).await.map(Content::Text);
+        let failed = content.is_err();
+        parts.push(Part {
+            name: format!("{dir}/{file}"),
+            source: format!("GET {path}"),
+            content,
+            grant: "get nodes/proxy (nodes/log), and a kubelet with enableSystemLogHandler",
+        });
+        if failed {
+            break;
+        }
+    }
+    parts
 }
 
 /// An agent's pod, the ends of its containers' logs, and its metrics by way of the API server.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::header::{ACCEPT, HeaderValue};
+use http::header::{ACCEPT, HeaderValue, RANGE};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::Resource;
@@ -402,6 +402,14 @@ impl Kube {
     /// A text, as a log.
     pub(crate) async fn text(&self, path: &str) -> Result<String, String> {
         let request = http::Request::get(path).body(Vec::new());
+        let request = request.map_err(|e| e.to_string())?;
+        answer(self.client.request_text(request)).await
+    }
+
+    /// The last bytes of a text.
+    pub(crate) async fn end(&self, path: &str, bytes: u32) -> Result<String, String> {
+        let request = http::Request::get(path).header(RANGE, format!("bytes=-{bytes}"));
+        let request = request.body(Vec::new());
         let request = request.map_err(|e| e.to_string())?;
         answer(self.client.request_text(request)).await
     }

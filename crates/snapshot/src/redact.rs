@@ -14,6 +14,15 @@ pub(crate) const REDACTED: &str = "[redacted]";
 /// Shorter values (`true`, `1`, `info`) would blank out half of a log.
 const SHORTEST: usize = 8;
 
+/// Annotations that say who manages an object and are nobody's secret.
+const KEPT: [&str; 5] = [
+    "meta.helm.sh/release-name",
+    "meta.helm.sh/release-namespace",
+    "kubectl.kubernetes.io/default-container",
+    "kubectl.kubernetes.io/restartedAt",
+    "deprecated.daemonset.template.generation",
+];
+
 /// Words before a value that nobody else shall see.
 const KEYS: [&str; 12] = [
     "password",
@@ -75,7 +84,8 @@ impl Redactor {
     }
 
     fn values(&mut self, map: &mut Map<String, Value>) {
-        for value in map.values_mut() {
+        let secret = map.iter_mut().filter(|(k, _)| !KEPT.contains(&k.as_str()));
+        for (_, value) in secret {
             self.drop_value(value);
             *value = REDACTED.into();
         }
@@ -256,7 +266,8 @@ mod tests {
     fn dropped_values_are_dropped_everywhere() {
         let mut redactor = Redactor::new("the region is us-west-2".to_owned());
         let mut object = json!({
-            "metadata": {"name": "aws-node", "annotations": {"who": "planted in an annotation"}, "managedFields": [1]},
+            "metadata": {"name": "aws-node", "annotations": {
+                "who": "planted in an annotation", "meta.helm.sh/release-name": "aws-vpc-cni"}, "managedFields": [1]},
             "spec": {"template": {"metadata": {"annotations": {"x": "short"}}, "spec": {"containers": [{"env": [
                 {"name": "WARM_IP_TARGET", "value": "2"},
                 {"name": "DATABASE_URL", "value": "postgres://u:\"planted\"@h"},

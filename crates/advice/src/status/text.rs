@@ -57,9 +57,12 @@ fn agent(out: &mut String, status: &Status) -> fmt::Result {
         Some(told) => format!(", NOT READY: {}", told.reason),
     };
     writeln!(out, "  agent {name}{ready}")?;
-    if !status.declared.is_empty() {
-        let pairs = status.declared.iter().map(|(k, v)| format!("{k}={v}"));
-        let pairs: Vec<String> = pairs.collect();
+    // The defaults are the same everywhere; JSON has them.
+    let told = status.declared.iter().filter(|(name, value)| {
+        settings::variable(name).is_none_or(|row| !row.default.eq_ignore_ascii_case(value))
+    });
+    let pairs: Vec<String> = told.map(|(k, v)| format!("{k}={v}")).collect();
+    if !pairs.is_empty() {
         writeln!(out, "  declared {}", pairs.join(" "))?;
     }
     Ok(())
