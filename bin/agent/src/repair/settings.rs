@@ -16,6 +16,15 @@ pub(crate) fn loose_source_check(primary: &LinkName) -> (String, String) {
     (format!("ipv4/conf/{primary}/rp_filter"), "2".to_owned())
 }
 
+/// `all/forwarding` writes the setting of every link there is: that is the node's to decide (Docker
+/// and kubelets do), and no drift.
+fn for_all_links(key: &str, is: &str) -> bool {
+    let all = || sysctl::read_here("ipv6/conf/all/forwarding");
+    key.starts_with("ipv6/")
+        && key.ends_with("/forwarding")
+        && matches!(all(), Ok(Some(all)) if all == is)
+}
+
 impl Repairer {
     /// Compares the settings of the primary interface and of pods' veths.
     pub(super) fn settings(&mut self, node: &NodeFacts, now: Millis, round: &mut Round) {
@@ -35,7 +44,7 @@ impl Repairer {
         for (key, value) in wanted {
             match sysctl::read_here(&key) {
                 Ok(None) => {}
-                Ok(Some(is)) if is == value => {}
+                Ok(Some(is)) if is == value || for_all_links(&key, &is) => {}
                 Ok(Some(is)) => {
                     let what = format!("net/{key} is {is}, not {value}");
                     if let Some(why) = self.set((&key, &value), &what, now, round) {

@@ -171,6 +171,12 @@ fn the_source_check_of_the_primary_interface_is_put_right() {
             node.look();
             assert_eq!(sysctl::read_here(&key).unwrap().as_deref(), Some("0"));
             assert_eq!(node.findings.repairs["sysctl"], 2);
+            // What is written for all links is the node's to decide.
+            sysctl::write_here("ipv6/conf/all/forwarding", "1").unwrap();
+            node.after(SAFETY_NET);
+            node.look();
+            assert_eq!(node.findings.repairs["sysctl"], 2);
+            assert!(node.findings.failing.is_empty());
         }
     });
 }
