@@ -8,7 +8,7 @@ CARGO ?= cargo
 TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 TARGET_DIR := $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
-.PHONY: help build debug kubernetes deps demo test chaos bench lint fmt clean
+.PHONY: help build debug kubernetes deps demo test chaos soak bench lint fmt clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -53,6 +53,11 @@ chaos: ## the agent killed in 100 rounds while pods come and go (ROUNDS=, SEED=)
 	@scripts/venv.sh
 	@$(MAKE) --no-print-directory debug
 	@BRANCHLINE_BIN=$(TARGET_DIR)/debug ROUNDS=$${ROUNDS:-100} .venv/bin/python tests/faults/run.py chaos
+
+# Every episode is a seed; one that fails is printed with the line that repeats it. SEED= where to
+# begin, STEPS= how many steps at least (STEPS=1: one episode), TRACE=1 shows each event and effect.
+soak: ## the address pool under faults, kills and clocks, 1.5 million steps (SEED= STEPS= TRACE=)
+	@SEED=$(SEED) STEPS=$(or $(STEPS),1500000) $(CARGO) test --release --locked -p branchline-agent --test simulation random -- --nocapture
 
 bench: ## the figures of docs/figures.md
 	@scripts/deps.sh run

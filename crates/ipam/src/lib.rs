@@ -6,7 +6,7 @@
 //! [`step`] takes what happened and the time, and returns what to do. The shell does it and feeds
 //! the results back; a dry run, a replay and a simulation of every EC2 fault come free.
 //!
-//! Invariants, held by `tests/simulation.rs` over random events and EC2 faults:
+//! Invariants, held by `bin/agent/tests/simulation` over random events, the lab's EC2 and its faults:
 //! * an address belongs to at most one pod, and is one that EC2 put on an interface of this node;
 //! * a released address rests before its next pod and is not counted as available meanwhile;
 //! * every call to EC2 is answered exactly once before the same thing is asked for again; after an

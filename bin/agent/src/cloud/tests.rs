@@ -1,15 +1,15 @@
 //! Every call of the pool against the embedded EC2: done, throttled, denied, unanswered, and the
-//! ceilings that EC2 itself knows. The pool's side of each failure is in ipam's simulation.
+//! ceilings that EC2 itself knows. The pool's side of each failure is in tests/simulation.
 
 use std::net::TcpListener;
 use std::time::Duration;
 
+use crate::translate::Place;
 use ec2::client::Retry;
 use ec2::types as t;
 use ipam::{AttachmentId, ClientToken, EniView};
 use vpc::facts::{EniId, SgId};
 use vpcsim::knobs::{Deny, Fault, Knobs};
-use crate::translate::Place;
 use vpcsim::{Config, Sim};
 
 use super::*;

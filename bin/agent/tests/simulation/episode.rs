@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ipam::{Config, Eni, Failure, FailureKind, GroupState, NodeFacts, SlotState, Stage, Want};
+use ipam::{Config, Eni, FailureKind, GroupState, NodeFacts, SlotState, Stage, Want};
 use settings::{GroupSync, Settings, WarmTargets};
 use vpcsim::Timing;
 use vpcsim::addrs::Placement;
@@ -14,7 +14,7 @@ use crate::coverage::CALLS;
 use crate::mutants::Mutant;
 use crate::rng::Rng;
 use crate::sky::{Fact, Plan, STRIKES, Sky};
-use crate::world::{LAG, REST, World, name};
+use crate::world::{LAG, REST, World};
 
 /// 2023-11-14.
 const START: u64 = 1_700_000_000_000;
@@ -228,28 +228,44 @@ fn meddle(world: &mut World) -> Check {
             world.sky.attach_foreign(0, now);
         }
     }
-    let removal = calls.into_iter().find(|call| {
+    let going = |c: &&ipam::Call| {
         matches!(
-            call,
-            ipam::Call::Unassign { .. }
-                | ipam::Call::DetachEni { .. }
-                | ipam::Call::DeleteEni { .. }
-                | ipam::Call::AttachEni { .. }
-                | ipam::Call::SetGroups { .. }
-                | ipam::Call::SetDeleteOnTermination { .. }
+            c,
+            ipam::Call::DetachEni { .. } | ipam::Call::Unassign { .. }
         )
+    };
+    let first = calls.iter().find(going).cloned();
+    let removal = first.or_else(|| {
+        calls.into_iter().find(|call| {
+            matches!(
+                call,
+                ipam::Call::Unassign { .. }
+                    | ipam::Call::DetachEni { .. }
+                    | ipam::Call::DeleteEni { .. }
+                    | ipam::Call::AttachEni { .. }
+                    | ipam::Call::SetGroups { .. }
+                    | ipam::Call::SetDeleteOnTermination { .. }
+            )
+        })
     });
     let Some(call) = removal else { return Ok(()) };
-    if world.rng.chance(30) {
-        let crowd = *world.rng.pick(&[5, 20, 60]);
-        for _ in 0..world.rng.below(crowd) {
+    let going = matches!(
+        call,
+        ipam::Call::DetachEni { .. } | ipam::Call::Unassign { .. }
+    );
+    if world.rng.chance(if going { 50 } else { 25 }) {
+        // So many that some must wait, if that can be had.
+        for _ in 0..80 {
+            if world.pool.counts().waiting > 2 {
+                break;
+            }
             world.add()?;
         }
     }
     if world.rng.chance(8) {
         world.sky.overtake(&call, now);
     }
-    if world.rng.chance(4) {
+    if world.rng.chance(if going { 12 } else { 4 }) {
         world.restart()?;
     }
     Ok(())
@@ -304,6 +320,7 @@ fn no_leak(world: &mut World) -> Check {
     let foreign = world.sky.foreign.clone();
     let truth = world.sky.truth(now).clone();
     let attached = |f: &&Fact| f.view.attachment.is_some();
+    let counts = world.pool.counts();
     let on_card =
         |f: &&Fact| attached(f) && !matches!(f.view.hands_off, Some(ipam::HandsOff::Card(_)));
     let no_place = truth.values().filter(on_card).count() >= world.node.limits.interfaces as usize;
@@ -315,7 +332,9 @@ fn no_leak(world: &mut World) -> Check {
             continue;
         };
         let homeless = matches!(known.stage, Stage::Detached | Stage::Unattached);
-        if homeless && (no_place || world.pool.counts().interfaces > counts_max(world)) {
+        let too_full = known.trouble.as_ref();
+        let too_full = too_full.is_some_and(|why| why.kind == FailureKind::AddressLimit);
+        if homeless && (no_place || too_full || counts.interfaces > counts.interfaces_max) {
             // Ripped out under its pods, and others took its place: kept, shown, tried again.
             ensure!(
                 known.trouble.is_some(),
@@ -361,10 +380,6 @@ fn no_leak(world: &mut World) -> Check {
         ensure!(truth.contains_key(&eni.id), Leak, "{} is no more", eni.id);
     }
     Ok(())
-}
-
-fn counts_max(world: &World) -> u32 {
-    world.pool.counts().interfaces_max
 }
 
 /// Neither too few addresses where EC2 would give more, nor too many where they can be given back.
@@ -455,23 +470,4 @@ fn groups_equal(world: &mut World) -> Check {
         );
     }
     Ok(())
-}
-
-/// What the probes at the start of an agent find while these are denied.
-#[expect(
-    dead_code,
-    reason = "the probes of the start are fed once the pool takes them"
-)]
-fn probes(denied: &[&'static str]) -> Vec<Failure> {
-    let failure = |action: &&'static str| Failure {
-        action,
-        kind: FailureKind::Denied,
-        message: "by plan".to_owned(),
-    };
-    denied.iter().map(failure).collect()
-}
-
-#[expect(dead_code, reason = "for messages of a failing run")]
-fn flights(world: &World) -> Vec<&'static str> {
-    world.flights.values().map(|f| name(&f.call)).collect()
 }

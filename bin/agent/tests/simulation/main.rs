@@ -131,22 +131,39 @@ fn random_events_and_faults() {
 
 #[test]
 fn every_planted_bug_is_found() {
-    /// Bounds the search for one bug.
-    const SEEDS: u64 = 60;
-    let mut unfound = Vec::new();
-    for (mutant, promises) in MUTANTS {
-        let mut steps = 0;
-        let found = (SEED..SEED + SEEDS).find_map(|seed| {
-            let (took, _, check) = episode(seed, Some(*mutant));
-            steps += took;
-            check.err().map(|broken| (seed, broken))
-        });
-        match found {
-            Some((seed, broken)) if promises.contains(&broken.invariant) => {
-                println!("{mutant:?}: found after {steps} steps (seed {seed}): {broken}");
+    let next = AtomicU64::new(0);
+    let unfound = Mutex::new(Vec::new());
+    let work = || {
+        while let Some((mutant, promises)) =
+            MUTANTS.get(next.fetch_add(1, Ordering::Relaxed) as usize)
+        {
+            if let Err(what) = hunt(*mutant, promises) {
+                unfound.lock().unwrap().push(what);
             }
-            other => unfound.push(format!("{mutant:?} within {steps} steps: {other:?}")),
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(work);
+        scope.spawn(work);
+    });
+    let unfound = unfound.into_inner().unwrap();
     assert!(unfound.is_empty(), "{unfound:#?}");
+}
+
+/// Finds a bug by one of the promises that it breaks, within a bounded number of episodes.
+fn hunt(mutant: Mutant, promises: &[Invariant]) -> Result<(), String> {
+    const SEEDS: u64 = 60;
+    let mut steps = 0;
+    let found = (SEED..SEED + SEEDS).find_map(|seed| {
+        let (took, _, check) = episode(seed, Some(mutant));
+        steps += took;
+        check.err().map(|broken| (seed, broken))
+    });
+    match found {
+        Some((seed, broken)) if promises.contains(&broken.invariant) => {
+            println!("{mutant:?}: found after {steps} steps (seed {seed}): {broken}");
+            Ok(())
+        }
+        other => Err(format!("{mutant:?} within {steps} steps: {other:?}")),
+    }
 }

@@ -62,7 +62,10 @@ pub(crate) const MUTANTS: &[(Mutant, &[Invariant])] = {
             M::ForeignShownAsOurs,
             &[I::Foreign, I::Leak, I::DoubleUse, I::UnderPod],
         ),
-        (M::OldViewShown, &[I::Unconfirmed, I::Leak, I::Groups]),
+        (
+            M::OldViewShown,
+            &[I::Unconfirmed, I::Leak, I::Groups, I::DoubleUse],
+        ),
         (
             M::InterfaceHidden,
             &[I::Leak, I::Targets, I::Stuck, I::Reason, I::Groups],

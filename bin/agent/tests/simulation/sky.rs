@@ -459,7 +459,7 @@ impl Sky {
 
     /// Some strike that fits an action.
     pub(crate) fn strike(rng: &mut Rng, action: &str, favourite: Strike) -> Strike {
-        if favourite.fits(action) && rng.chance(50) {
+        if favourite.fits(action) && rng.chance(65) {
             return favourite;
         }
         loop {

@@ -235,11 +235,10 @@ impl World {
         ensure!(!twice, Doubled, "asked twice at once: {call:?}");
         self.may(&call)?;
         // Removals are rare, so they fail more often than others.
-        let rare = matches!(call, Call::Unassign { .. } | Call::DetachEni { .. });
-        let chance = if rare && self.faulty > 0 {
-            60
-        } else {
-            self.faulty
+        let chance = match call {
+            Call::Unassign { .. } | Call::DetachEni { .. } if self.faulty > 0 => 60,
+            Call::Show { .. } if self.faulty > 0 => self.faulty.max(35),
+            _ => self.faulty,
         };
         let strike = self.rng.chance(chance);
         let strike = strike.then(|| Sky::strike(&mut self.rng, call.action(), self.favourite));
