@@ -241,6 +241,7 @@ fn new_eni(seen: &EniView, stage: Stage, now: Millis) -> Eni {
 
 /// An interface that the pool knows, as EC2 shows it now.
 fn refresh(pool: &mut Pool, seen: &EniView, now: Millis, fx: &mut Vec<Effect>) {
+    let cordoned = pool.cordoned;
     let Some(eni) = pool.enis.get_mut(&seen.id) else {
         return;
     };
@@ -261,7 +262,12 @@ fn refresh(pool: &mut Pool, seen: &EniView, now: Millis, fx: &mut Vec<Effect>) {
             // The delete is refused since it is still, or again, attached.
             eni.device = Some(attached.device);
             eni.attachment = Some(attached.id.clone());
-            eni.enter(Stage::Confirming, now);
+            // A cordoned node keeps what is attached.
+            let next = match cordoned {
+                true => Stage::Unplumbed,
+                false => Stage::Confirming,
+            };
+            eni.enter(next, now);
         }
         (Some(attached), Stage::Confirming) => {
             eni.attachment = Some(attached.id.clone());

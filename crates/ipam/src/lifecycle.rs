@@ -179,6 +179,9 @@ pub(crate) fn attach_failed(pool: &mut Pool, id: &EniId, failure: Failure, now: 
             pool.wish(now, false);
             back_off(pool, id, Stage::Detached, failure, now);
         }
+        // It carries more than this instance may have: somebody else's doing, or an answer of long
+        // ago. Without pods it is of no use.
+        FailureKind::AddressLimit => back_off(pool, id, Stage::Detached, failure, now),
         FailureKind::NotFound => {
             pool.forget(id);
             pool.wish(now, true);
