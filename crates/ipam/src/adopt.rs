@@ -200,6 +200,7 @@ fn is_wanted(pool: &Pool) -> bool {
 /// The interface that a create answered with.
 pub(crate) fn created(pool: &mut Pool, op: OpId, seen: &EniView, now: Millis) {
     let mut eni = new_eni(seen, Stage::Unattached, now);
+    eni.synced = (eni.groups == pool.groups.primary).then(|| eni.groups.clone());
     eni.ours = true;
     eni.touched = pool.next_op - 1;
     eni.born = op.0;

@@ -17,13 +17,15 @@
 //!
 //! Where to look: [`Pool`] is the state, `allocate` serves pods, `grow` and `shrink` follow the
 //! targets ([`arithmetic`]), `lifecycle` brings an interface up and down, `groups` keeps security
-//! groups equal, `adopt` merges what EC2 shows.
+//! groups equal, `adopt` merges what EC2 shows, `subnets` says where interfaces go, `ways` what stands
+//! in the way of growth and for how long. `tests/pool` has a story for each.
 
 mod adopt;
 mod allocate;
 mod answers;
 pub mod arithmetic;
 mod effect;
+mod eni;
 mod event;
 mod groups;
 mod grow;
@@ -37,8 +39,9 @@ mod view;
 mod ways;
 
 pub use effect::{Call, Effect, OpId, Record, Refusal, Reply};
+pub use eni::{Eni, Foreign, Slot, SlotState, Stage};
 pub use event::{Answer, Attached, EniView, Event, Failure, FailureKind, HandsOff, ImdsEni, View};
-pub use pool::{Eni, Foreign, Pool, Slot, SlotState, Stage};
+pub use pool::Pool;
 pub use status::Standing;
 pub use subnets::{SubnetUse, SubnetView};
 pub use types::{
