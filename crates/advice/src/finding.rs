@@ -151,7 +151,11 @@ fn agent_section(inputs: &Inputs, node: &str) -> Option<Section> {
         }
         GroupSync::On { pending } => format!(
             "group sync on, not yet confirmed by EC2 for {}",
-            pending.iter().cloned().collect::<Vec<_>>().join(", ")
+            pending
+                .iter()
+                .map(|eni| with_reason(agent, eni))
+                .collect::<Vec<_>>()
+                .join(", ")
         ),
         GroupSync::Off { .. } => "group sync off: nothing will copy the primary ENI's groups".to_owned(),
         GroupSync::Unknown => {
@@ -164,6 +168,16 @@ fn agent_section(inputs: &Inputs, node: &str) -> Option<Section> {
         source: format!("node {node}, agent {}", agent.agent),
         lines: vec![line],
     })
+}
+
+/// An interface, and what the agent says of its groups: the last failure, or that it only reports.
+fn with_reason(node: &Node, eni: &str) -> String {
+    let told = node.told.as_ref().and_then(|t| t.state.as_ref());
+    let why = told.and_then(|state| state.group_sync.pending.get(eni));
+    match why.filter(|why| !why.is_empty()) {
+        Some(why) => format!("{eni} ({why})"),
+        None => eni.to_owned(),
+    }
 }
 
 /// Whether the agent itself says that all its interfaces carry the same groups.

@@ -308,6 +308,16 @@ fn an_agent_that_believes_it_has_synced() {
         interface.groups = vec!["sg-1".to_owned()];
     }
     let believes = text(&inputs);
+    // One that knows better says what stopped it.
+    let node = inputs.nodes.get_mut(NODE).expect("it is there");
+    node.groups = GroupSync::On {
+        pending: ["eni-1".to_owned()].into(),
+    };
+    let pending = &mut state(&mut inputs, NODE).group_sync.pending;
+    let why = "ModifyNetworkInterfaceAttribute: UnauthorizedOperation";
+    pending.insert("eni-1".to_owned(), why.to_owned());
+    let stopped = text(&inputs);
+    assert!(stopped.contains(&format!("eni-1 ({why})")), "{stopped}");
     assert!(
         believes.contains("the agent believes that it already synced (cache≠EC2)"),
         "{believes}"
