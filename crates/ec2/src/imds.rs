@@ -29,6 +29,8 @@ const EARLY: Duration = Duration::from_secs(120);
 /// The service is a hop away: what has not come in a second was dropped.
 const ATTEMPT: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 3;
+/// Longer than the agent's pause between two looks: a connection costs more than what is asked on it.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// Instance metadata could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -175,7 +177,7 @@ impl Imds {
         }
         let endpoint = endpoint.trim().trim_end_matches('/').into();
         Ok(Self {
-            transport: Transport::new(),
+            transport: Transport::keeping(IDLE),
             endpoint,
             token: Arc::default(),
         })

@@ -110,6 +110,7 @@ pub(crate) struct Transport {
 }
 
 struct Inner {
+    idle: Duration,
     plain: Client<HttpConnector, Body>,
     tls: OnceLock<Client<HttpsConnector<HttpConnector>, Body>>,
 }
@@ -122,9 +123,16 @@ impl fmt::Debug for Transport {
 
 impl Transport {
     pub(crate) fn new() -> Self {
-        let plain = pool().build(connector());
+        Self::keeping(IDLE_TIMEOUT)
+    }
+
+    /// One that keeps idle connections for a while of its own: to a server whose closing costs a
+    /// repeated request at most.
+    pub(crate) fn keeping(idle: Duration) -> Self {
+        let plain = pool(idle).build(connector());
         Self {
             inner: Arc::new(Inner {
+                idle,
                 plain,
                 tls: OnceLock::new(),
             }),
@@ -164,7 +172,10 @@ impl Transport {
             .https_only()
             .enable_http1()
             .wrap_connector(tcp);
-        Ok(self.inner.tls.get_or_init(|| pool().build(https)))
+        Ok(self
+            .inner
+            .tls
+            .get_or_init(|| pool(self.inner.idle).build(https)))
     }
 }
 
@@ -175,11 +186,11 @@ fn connector() -> HttpConnector {
     connector
 }
 
-fn pool() -> hyper_util::client::legacy::Builder {
+fn pool(idle: Duration) -> hyper_util::client::legacy::Builder {
     let mut builder = Client::builder(TokioExecutor::new());
     builder
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_idle_timeout(idle)
         .pool_max_idle_per_host(IDLE_CONNECTIONS);
     builder
 }
