@@ -12,6 +12,8 @@
 //! checkpoint that is not ours it counts only if it is not older, so one left behind from before a
 //! stay with upstream is ignored. What cannot be read is [`recover`]'s.
 
+#[cfg(test)]
+mod crash;
 mod format;
 mod recover;
 #[cfg(test)]
