@@ -36,6 +36,24 @@ impl Cloud {
         self.translator.answer(call, responses)
     }
 
+    /// Which of these calls EC2 would deny. Nothing is done: all are dry runs, one after the other so
+    /// that a fleet's start is no burst.
+    pub(crate) async fn denied(&self, calls: &[Call]) -> Vec<Failure> {
+        let mut denied = Vec::new();
+        for call in calls {
+            let requests = self.translator.requests(call, Timestamp::now());
+            for request in requests.into_iter().filter_map(Request::dry) {
+                // Every other answer says that the right is there, or nothing of it.
+                if let Err(error) = self.ask(request).await
+                    && error.is_denied()
+                {
+                    denied.push(failure(call.action(), &error));
+                }
+            }
+        }
+        denied
+    }
+
     async fn ask(&self, request: Request) -> Result<Response, ec2::Error> {
         let ec2 = &self.ec2;
         Ok(match request {

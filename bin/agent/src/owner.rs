@@ -63,6 +63,8 @@ pub(crate) enum Message {
     Unknown(String),
     Booted(Box<Node>),
     Imds(BTreeMap<EniId, ImdsEni>),
+    /// What EC2 would deny, by dry runs.
+    Denied(Vec<Failure>),
     Done(OpId, Box<Call>, Result<Answer, Failure>),
     Cluster(News),
     /// Leases and pods were looked at; or why they cannot be.
@@ -308,6 +310,15 @@ impl Owner {
                 self.feed(Event::Node(facts));
             }
             Message::Imds(seen) => self.feed(Event::Imds(seen)),
+            Message::Denied(failures) => {
+                let now = self.now();
+                for failure in &failures {
+                    tracing::warn!(action = failure.action, %failure, "would be denied");
+                    self.findings
+                        .denied(failure.action, failure.message.clone(), now);
+                }
+                self.feed(Event::Denied(failures));
+            }
             Message::Network(changes) => {
                 let (facts, now) = (self.network(), self.now());
                 self.repairer.saw(&changes, &facts, now);
@@ -586,6 +597,9 @@ impl Owner {
         if !due || self.pool.not_ready().is_some() {
             return;
         }
+        if matches!(self.installed, Installed::No) {
+            self.ask_what_is_denied();
+        }
         self.installed = match install::install(&self.settings) {
             Ok(()) => {
                 tracing::info!("ready");
@@ -597,6 +611,21 @@ impl Owner {
                 Installed::Failed(Instant::now() + INSTALL_AGAIN, error)
             }
         };
+    }
+
+    /// Once, when the node's interfaces are known: what EC2 would deny is known before a pod needs it.
+    fn ask_what_is_denied(&self) {
+        let Some(cloud) = self.node.as_ref().map(|node| node.cloud.clone()) else {
+            return;
+        };
+        let (calls, to) = (self.pool.probes(), self.to_self.clone());
+        tokio::spawn(async move {
+            let denied = cloud.denied(&calls).await;
+            if !denied.is_empty() {
+                // The owner is gone only when the agent ends.
+                let _ = to.send(Message::Denied(denied)).await;
+            }
+        });
     }
 
     fn mark_changed(&mut self) {

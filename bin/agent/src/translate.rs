@@ -23,6 +23,8 @@ const CREATED_TAG: &str = "node.k8s.amazonaws.com/createdAt";
 const CLUSTER_TAG: &str = "cluster.k8s.amazonaws.com/name";
 const OWNER_TAG: &str = "eks:eni:owner";
 const HANDS_OFF_TAG: &str = "node.k8s.amazonaws.com/no_manage";
+/// Link-local: in no subnet, so EC2 neither assigns nor unassigns it.
+const NO_ADDRESS: &str = "169.254.0.1";
 
 /// Who calls, and what it writes on what it creates.
 #[derive(Debug, Clone)]
@@ -416,6 +418,34 @@ impl Translator {
 }
 
 impl Request {
+    /// The same as a dry run, where the action knows one: EC2 says whether it would do it, and does
+    /// nothing.
+    pub fn dry(mut self) -> Option<Self> {
+        let dry_run = match &mut self {
+            Self::Create(r) => &mut r.dry_run,
+            Self::Attach(r) => &mut r.dry_run,
+            Self::Modify(r) => &mut r.dry_run,
+            // These two know no DryRun: they name an address that EC2 refuses to whoever may ask.
+            Self::Assign(r) => {
+                r.secondary_private_ip_address_count = None;
+                r.ipv4_prefix_count = None;
+                r.private_ip_addresses = vec![NO_ADDRESS.to_owned()];
+                return Some(self);
+            }
+            Self::Unassign(r) => {
+                r.ipv4_prefixes = Vec::new();
+                r.private_ip_addresses = vec![NO_ADDRESS.to_owned()];
+                return Some(self);
+            }
+            Self::Detach(r) => &mut r.dry_run,
+            Self::Delete(r) => &mut r.dry_run,
+            Self::Describe(r) => &mut r.dry_run,
+            Self::Subnets(r) => &mut r.dry_run,
+        };
+        *dry_run = Some(true);
+        Some(self)
+    }
+
     /// The action's name.
     pub fn action(&self) -> &'static str {
         match self {

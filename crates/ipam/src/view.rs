@@ -11,7 +11,7 @@ use crate::effect::{Call, Refusal};
 use crate::event::Failure;
 use crate::grow::{self, Outlook};
 use crate::pool::{Eni, Foreign, Pool, Slot, SlotState, Stage, len};
-use crate::types::{Allocation, Key, Millis, NodeFacts, Unit, Want};
+use crate::types::{Allocation, ClientToken, Key, Millis, NodeFacts, Unit, Want};
 
 /// Whether the security groups of all interfaces are equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +160,50 @@ impl Pool {
     /// Actions that EC2 denies: asked beforehand, or by its last answer.
     pub fn denied(&self) -> impl Iterator<Item = &Failure> {
         self.denied.values()
+    }
+
+    /// Calls that show by a dry run what EC2 would deny. They name what the pool would name: rights
+    /// are often given for interfaces with our tags alone, so of some nothing can be told before
+    /// there is one. Assigning and unassigning addresses know no dry run.
+    pub fn probes(&self) -> Vec<Call> {
+        let Some(node) = self.node.as_ref().filter(|_| self.config.provision) else {
+            return Vec::new();
+        };
+        let want = Want::of(self.unit(), 1);
+        let mut calls = vec![Call::CreateEni {
+            token: ClientToken("probe".to_owned()),
+            subnet: self
+                .places()
+                .into_iter()
+                .next()
+                .unwrap_or(node.subnet.clone()),
+            groups: self.groups.primary.clone(),
+            want,
+        }];
+        let ours = self
+            .enis
+            .values()
+            .find(|eni| eni.ours && eni.device.is_some());
+        if let Some((eni, attachment)) = ours.and_then(|o| Some((o, o.attachment.clone()?))) {
+            let groups = eni.groups.clone();
+            let eni = eni.id.clone();
+            calls.extend([
+                Call::SetGroups {
+                    eni: eni.clone(),
+                    groups,
+                },
+                Call::AttachEni {
+                    eni: eni.clone(),
+                    device: 99,
+                },
+                Call::DetachEni {
+                    eni: eni.clone(),
+                    attachment,
+                },
+                Call::DeleteEni { eni },
+            ]);
+        }
+        calls
     }
 
     /// Why prefixes are asked for (`ENABLE_PREFIX_DELEGATION`) and single addresses are taken.

@@ -329,3 +329,41 @@ async fn a_type_that_the_table_lacks_is_asked_for() {
     assert_eq!(Some(asked), crate::limits::known("m5.large"));
     assert!(crate::limits::of(&bed.cloud.ec2, "x99.huge").await.is_err());
 }
+
+#[tokio::test]
+async fn what_would_be_denied_is_told_by_dry_runs_that_do_nothing() {
+    let bed = bed("t3.medium", "10.0.1.0/24").await;
+    let new = bed.create("a").await;
+    let attachment = bed.attach(&new.id, 1).await;
+    let eni = new.id.clone();
+    let calls = [
+        bed.create_call("probe", 1),
+        Call::SetGroups {
+            eni: eni.clone(),
+            groups: bed.groups.clone(),
+        },
+        Call::DetachEni {
+            eni: eni.clone(),
+            attachment,
+        },
+        Call::DeleteEni { eni },
+    ];
+    let before = bed.shown(true).await;
+    assert!(bed.cloud.denied(&calls).await.is_empty());
+    let deny = ["CreateNetworkInterface", "DeleteNetworkInterface"].map(|action| Deny {
+        principal: "*".into(),
+        action: format!("ec2:{action}"),
+    });
+    bed.sim.set_knobs(Knobs {
+        denies: deny.to_vec(),
+        ..Knobs::default()
+    });
+    let denied = bed.cloud.denied(&calls).await;
+    let actions: Vec<_> = denied.iter().map(|failure| failure.action).collect();
+    assert_eq!(
+        actions,
+        ["CreateNetworkInterface", "DeleteNetworkInterface"]
+    );
+    assert!(denied.iter().all(|f| f.kind == FailureKind::Denied));
+    assert_eq!(bed.shown(true).await, before, "a dry run does nothing");
+}

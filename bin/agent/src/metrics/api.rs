@@ -24,7 +24,12 @@ struct Series {
 
 impl Api {
     pub(crate) fn saw(&self, attempt: &Attempt) {
-        let code = attempt.code.as_deref().map(word).unwrap_or_default();
+        // What EC2 answers to a dry run that it would do is no error.
+        let code = attempt
+            .code
+            .as_deref()
+            .filter(|code| *code != "DryRunOperation");
+        let code = code.map(word).unwrap_or_default();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let full = all.len() >= MOST;
         let key = match (attempt.action, code) {

@@ -225,3 +225,34 @@ fn time_does_not_go_back() {
         "it rests, whatever the clock says"
     );
 }
+
+#[test]
+fn what_can_be_asked_beforehand_is_asked_of_our_own_interfaces() {
+    let names =
+        |bed: &Bed| -> Vec<&str> { bed.pool.probes().iter().map(ipam::Call::action).collect() };
+    let mut bed = Bed::empty(by_address(1));
+    assert!(names(&bed).is_empty());
+    bed.boot(|facts| facts);
+    bed.show(&[eni("eni-0", Some(0))]);
+    assert_eq!(names(&bed), ["CreateNetworkInterface"]);
+    let mut other = two_equal(GroupDrift::Repair).0;
+    assert_eq!(
+        names(&other),
+        [
+            "CreateNetworkInterface",
+            "ModifyNetworkInterfaceAttribute",
+            "AttachNetworkInterface",
+            "DetachNetworkInterface",
+            "DeleteNetworkInterface",
+        ]
+    );
+    other.feed(Event::Drain);
+    let mut provided = by_address(1);
+    provided.provision = false;
+    let mut bed = Bed::new(provided);
+    bed.show(&[eni("eni-0", Some(0))]);
+    assert!(
+        names(&bed).is_empty(),
+        "nothing is changed, so nothing is asked"
+    );
+}
