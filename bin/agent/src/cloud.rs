@@ -4,7 +4,6 @@ use anyhow::Context as _;
 use ec2::types as t;
 use ipam::{Answer, Call, Failure, FailureKind};
 use ipnet::Ipv4Net;
-use jiff::Timestamp;
 use vpc::facts::SubnetId;
 
 use crate::translate::{Request, Response, Translator, failure};
@@ -20,7 +19,7 @@ impl Cloud {
     /// Makes a call; the kernel's side of interfaces is not made here.
     pub(crate) async fn call(&self, call: &Call) -> Result<Answer, Failure> {
         let action = call.action();
-        let requests = self.translator.requests(call, Timestamp::now());
+        let requests = self.translator.requests(call);
         if requests.is_empty() {
             return Err(Failure {
                 action,
@@ -41,7 +40,7 @@ impl Cloud {
     pub(crate) async fn denied(&self, calls: &[Call]) -> Vec<Failure> {
         let mut denied = Vec::new();
         for call in calls {
-            let requests = self.translator.requests(call, Timestamp::now());
+            let requests = self.translator.requests(call);
             for request in requests.into_iter().filter_map(Request::dry) {
                 // Every other answer says that the right is there, or nothing of it.
                 if let Err(error) = self.ask(request).await

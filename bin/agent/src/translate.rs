@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 
 use ec2::types as t;
 use ipam::{
-    Answer, Attached, AttachmentId, Blocks, Call, EniView, Failure, FailureKind, HandsOff,
+    Answer, Attached, AttachmentId, Blocks, Call, EniView, Failure, FailureKind, HandsOff, Millis,
     SubnetUse, SubnetView, View, Want,
 };
 use ipnet::Ipv4Net;
@@ -107,12 +107,12 @@ pub enum Unreadable {
 }
 
 impl Translator {
-    /// The requests that make up a call, one after the other; none for what is the kernel's. `at` is when it was
-    /// decided on.
-    pub fn requests(&self, call: &Call, at: Timestamp) -> Vec<Request> {
+    /// The requests that make up a call, one after the other; none for what is the kernel's.
+    pub fn requests(&self, call: &Call) -> Vec<Request> {
         let request = match call {
             Call::CreateEni {
                 token,
+                at,
                 subnet,
                 groups,
                 want,
@@ -125,7 +125,7 @@ impl Translator {
                 ipv4_prefix_count: prefixes(*want),
                 tag_specifications: vec![t::TagSpecification {
                     resource_type: Some("network-interface".to_owned()),
-                    tags: self.new_tags(at),
+                    tags: self.new_tags(*at),
                 }],
                 ..Default::default()
             })),
@@ -398,7 +398,10 @@ impl Translator {
         })
     }
 
-    fn new_tags(&self, at: Timestamp) -> Vec<t::Tag> {
+    fn new_tags(&self, at: Millis) -> Vec<t::Tag> {
+        let at = i64::try_from(at.0).ok();
+        let at = at.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        let at = at.unwrap_or(Timestamp::UNIX_EPOCH);
         let mut tags = vec![
             tag(INSTANCE_TAG, self.instance.as_str()),
             tag(CREATED_TAG, &format!("{at:.0}")),

@@ -34,6 +34,8 @@ pub enum Call {
     CreateEni {
         /// The same token with the same parameters is the same interface.
         token: ClientToken,
+        /// When it was decided on: it is written on the interface, and a repetition must be equal.
+        at: Millis,
         /// Where.
         subnet: SubnetId,
         /// With which groups.

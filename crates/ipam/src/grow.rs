@@ -167,6 +167,7 @@ fn create(pool: &mut Pool, unit: Unit, short: u32, now: Millis, effects: &mut Ve
     pool.next_token += 1;
     let birth = Birth {
         token,
+        at: now,
         want,
         subnet,
         groups,
@@ -186,6 +187,7 @@ impl Birth {
     fn call(&self) -> Call {
         Call::CreateEni {
             token: self.token.clone(),
+            at: self.at,
             subnet: self.subnet.clone(),
             groups: self.groups.clone(),
             want: self.want,

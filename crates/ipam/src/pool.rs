@@ -69,6 +69,7 @@ impl Coming {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Birth {
     pub(crate) token: ClientToken,
+    pub(crate) at: Millis,
     pub(crate) want: Want,
     pub(crate) subnet: SubnetId,
     pub(crate) groups: Vec<SgId>,

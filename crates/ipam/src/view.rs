@@ -172,6 +172,7 @@ impl Pool {
         let want = Want::of(self.unit(), 1);
         let mut calls = vec![Call::CreateEni {
             token: ClientToken("probe".to_owned()),
+            at: self.clock,
             subnet: self
                 .places()
                 .into_iter()

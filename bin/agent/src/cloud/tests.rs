@@ -98,6 +98,7 @@ impl Bed {
     fn create_call(&self, token: &str, count: u32) -> Call {
         Call::CreateEni {
             token: ClientToken(token.into()),
+            at: ipam::Millis(1_700_000_000_000),
             subnet: self.subnet.clone(),
             groups: self.groups.clone(),
             want: ipam::Want::Addresses(count),
@@ -366,4 +367,170 @@ async fn what_would_be_denied_is_told_by_dry_runs_that_do_nothing() {
     );
     assert!(denied.iter().all(|f| f.kind == FailureKind::Denied));
     assert_eq!(bed.shown(true).await, before, "a dry run does nothing");
+}
+
+#[tokio::test]
+async fn prefixes_come_and_go_and_a_fragmented_subnet_is_named() {
+    // /27: one aligned /28 is free, and only one.
+    let bed = bed("t3.medium", "10.0.1.0/27").await;
+    let eni = bed.shown(false).await.remove(0).id;
+    let assign = Call::Assign {
+        eni: eni.clone(),
+        want: ipam::Want::Prefixes(1),
+    };
+    // Its last address is AWS's: no /28 of a /27 is whole but the middle of larger ones.
+    assert_eq!(bed.kind(assign).await, FailureKind::NoPrefix);
+    let create = Call::CreateEni {
+        token: ClientToken("p".into()),
+        at: ipam::Millis(0),
+        subnet: bed.subnet.clone(),
+        groups: bed.groups.clone(),
+        want: ipam::Want::Prefixes(1),
+    };
+    assert_eq!(bed.kind(create).await, FailureKind::NoPrefix);
+
+    let bed = self::bed("t3.medium", "10.0.2.0/26").await;
+    let eni = bed.shown(false).await.remove(0).id;
+    let assign = Call::Assign {
+        eni: eni.clone(),
+        want: ipam::Want::Prefixes(2),
+    };
+    let Answer::Assigned(blocks) = bed.call(assign).await.unwrap() else {
+        panic!("no prefixes");
+    };
+    assert_eq!(blocks.addresses().len(), 32);
+    let shown = bed.shown(false).await.remove(0);
+    assert_eq!(ipam::Blocks::Prefixes(shown.prefixes), blocks);
+    assert_eq!(
+        bed.call(Call::Unassign { eni, blocks }).await.unwrap(),
+        Answer::Done
+    );
+    assert!(bed.shown(false).await.remove(0).prefixes.is_empty());
+}
+
+#[tokio::test]
+async fn denied_actions_are_found_by_probes_that_change_nothing() {
+    let bed = bed("t3.medium", "10.0.1.0/24").await;
+    let eni = bed.shown(false).await.remove(0);
+    let assign = Call::Assign {
+        eni: eni.id.clone(),
+        want: ipam::Want::Addresses(1),
+    };
+    let calls = [
+        bed.create_call("probe", 1),
+        assign,
+        Call::DeleteEni {
+            eni: eni.id.clone(),
+        },
+        Call::SetGroups {
+            eni: eni.id.clone(),
+            groups: bed.groups.clone(),
+        },
+    ];
+    assert_eq!(bed.cloud.denied(&calls).await, []);
+    let deny = |action: &str| Deny {
+        principal: "*".into(),
+        action: action.into(),
+    };
+    bed.sim.set_knobs(Knobs {
+        denies: vec![
+            deny("CreateNetworkInterface"),
+            deny("AssignPrivateIpAddresses"),
+        ],
+        ..Knobs::default()
+    });
+    let denied = bed.cloud.denied(&calls).await;
+    let actions: Vec<&str> = denied.iter().map(|failure| failure.action).collect();
+    assert_eq!(
+        actions,
+        ["CreateNetworkInterface", "AssignPrivateIpAddresses"]
+    );
+    assert!(
+        denied
+            .iter()
+            .all(|failure| failure.kind == FailureKind::Denied)
+    );
+    bed.sim.set_knobs(Knobs::default());
+    assert_eq!(bed.shown(true).await, [eni], "nothing was done");
+}
+
+#[tokio::test]
+async fn subnets_of_the_zone_are_shown_with_their_use() {
+    let bed = bed("t3.medium", "10.0.1.0/24").await;
+    let Answer::Subnets(subnets) = bed.call(Call::ShowSubnets).await.unwrap() else {
+        panic!("no subnets");
+    };
+    assert_eq!(subnets.len(), 1);
+    assert_eq!(
+        (subnets[0].id.clone(), subnets[0].free),
+        (bed.subnet.clone(), 250)
+    );
+    assert_eq!(subnets[0].usage, ipam::SubnetUse::Pods);
+}
+
+#[test]
+fn an_answer_without_a_member_names_it_and_drops_nothing() {
+    let translator = Translator {
+        instance: "i-1".parse().unwrap(),
+        tags: settings::EniTags::default(),
+        place: Place {
+            vpc: "vpc-1".parse().unwrap(),
+            zone: "us-west-2a".into(),
+            subnet: "subnet-1".parse().unwrap(),
+        },
+    };
+    let whole = t::NetworkInterface {
+        network_interface_id: Some("eni-1".into()),
+        mac_address: Some("02:00:00:00:00:01".into()),
+        subnet_id: Some("subnet-1".into()),
+        private_ip_address: Some("10.0.0.4".into()),
+        attachment: Some(t::NetworkInterfaceAttachment {
+            attachment_id: Some("eni-attach-1".into()),
+            instance_id: Some("i-1".into()),
+            device_index: Some(0),
+            network_card_index: Some(1),
+            status: Some("attached".into()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let card = translator.view(&whole).unwrap().hands_off;
+    assert_eq!(
+        card,
+        Some(ipam::HandsOff::Card(1)),
+        "shown, with the reason"
+    );
+    let without = |cut: fn(&mut t::NetworkInterface), member: &str| {
+        let mut eni = whole.clone();
+        cut(&mut eni);
+        let answer = t::DescribeNetworkInterfacesResult {
+            network_interfaces: vec![whole.clone(), eni],
+            ..Default::default()
+        };
+        let call = Call::Show { leftovers: false };
+        let responses = vec![Response::Described(Box::new(answer))];
+        let failure = translator.answer(&call, responses).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Unclear);
+        assert!(failure.message.contains(member), "{failure}");
+    };
+    without(|eni| eni.network_interface_id = None, "NetworkInterfaceId");
+    without(
+        |eni| eni.mac_address = None,
+        "interface eni-1: EC2's answer has no MacAddress",
+    );
+    without(|eni| eni.subnet_id = None, "SubnetId");
+    without(|eni| eni.private_ip_address = None, "PrivateIpAddress");
+    without(|eni| eni.private_ip_address = Some("ten".into()), "ten");
+    without(
+        |eni| eni.attachment.as_mut().unwrap().device_index = None,
+        "Attachment.DeviceIndex",
+    );
+    without(
+        |eni| eni.attachment.as_mut().unwrap().status = None,
+        "Attachment.Status",
+    );
+    without(
+        |eni| eni.attachment.as_mut().unwrap().attachment_id = None,
+        "AttachmentId",
+    );
 }

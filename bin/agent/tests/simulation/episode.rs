@@ -267,6 +267,10 @@ fn meddle(world: &mut World) -> Check {
     }
     if world.rng.chance(if going { 12 } else { 4 }) {
         world.restart()?;
+        // What EC2 shows next may be older than what the last agent did.
+        for _ in 0..world.rng.below(60) {
+            world.add()?;
+        }
     }
     Ok(())
 }
@@ -435,15 +439,15 @@ fn growth(world: &mut World) -> Option<ipam::Call> {
         for subnet in subnets {
             calls.extend(wants.iter().map(|want| ipam::Call::CreateEni {
                 token: ipam::ClientToken("would".to_owned()),
+                at: world.clock(),
                 subnet: subnet.parse().unwrap(),
                 groups: world.sky.groups[0].clone(),
                 want: *want,
             }));
         }
     }
-    let at = crate::sky::time(now);
     calls.into_iter().find(|call| {
-        let requests = world.sky.translator.requests(call, at);
+        let requests = world.sky.translator.requests(call);
         requests.iter().all(|request| world.sky.would(request, now))
     })
 }

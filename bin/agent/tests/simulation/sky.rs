@@ -458,9 +458,10 @@ impl Sky {
     }
 
     /// Some strike that fits an action.
-    pub(crate) fn strike(rng: &mut Rng, action: &str, favourite: Strike) -> Strike {
-        if favourite.fits(action) && rng.chance(65) {
-            return favourite;
+    pub(crate) fn strike(rng: &mut Rng, action: &str, favourite: Option<Strike>) -> Strike {
+        let favourite = favourite.filter(|strike| strike.fits(action));
+        if let Some(strike) = favourite.filter(|_| rng.chance(65)) {
+            return strike;
         }
         loop {
             let strike = *rng.pick(&STRIKES);

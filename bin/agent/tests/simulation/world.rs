@@ -236,14 +236,17 @@ impl World {
         self.may(&call)?;
         // Removals are rare, so they fail more often than others.
         let chance = match call {
-            Call::Unassign { .. } | Call::DetachEni { .. } if self.faulty > 0 => 60,
+            Call::Unassign { .. } | Call::DetachEni { .. } if self.faulty > 0 => 70,
             Call::Show { .. } if self.faulty > 0 => self.faulty.max(35),
             _ => self.faulty,
         };
         let strike = self.rng.chance(chance);
-        let strike = strike.then(|| Sky::strike(&mut self.rng, call.action(), self.favourite));
-        let at = crate::sky::time(self.clock().0);
-        let mut requests = self.sky.translator.requests(&call, at);
+        // A theme makes runs differ; what is rare meets everything.
+        let rare = matches!(call, Call::DetachEni { .. } | Call::Show { .. });
+        let themed = !rare || self.rng.chance(30);
+        let theme = themed.then_some(self.favourite);
+        let strike = strike.then(|| Sky::strike(&mut self.rng, call.action(), theme));
+        let mut requests = self.sky.translator.requests(&call);
         requests.reverse();
         let flight = Flight {
             asked: self.steps,
