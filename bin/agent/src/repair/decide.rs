@@ -1,10 +1,11 @@
 //! What a change is to us, which steps may be taken, what is left to others: pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipam::Millis;
 use kernel::Change;
+use nodenet::layout::priority;
 use nodenet::{Link, LinkName, NodeNet, Owned, Step, TableId};
 
 use super::Round;
@@ -90,6 +91,16 @@ pub(super) fn ours_for_sure(
             .any(|(leased, _)| veth(&facts.settings, &leased.pod) == neighbour.link),
         _ => true,
     }
+}
+
+/// Whether a step removes the rule of an interface that was in service and is so no more.
+pub(super) fn is_of_former(step: &Step, facts: &Facts, served: &BTreeSet<Ipv4Addr>) -> bool {
+    let Step::DelRule(rule) = step else {
+        return false;
+    };
+    let address = rule.from.map(|net| net.addr());
+    let former = |at: Ipv4Addr| served.contains(&at) && !is_eni(facts, at);
+    rule.priority == priority::FROM_ENI && address.is_some_and(former)
 }
 
 /// An address that has a route to a pod's veth is used, whatever the pool says.

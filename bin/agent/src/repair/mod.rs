@@ -20,13 +20,16 @@ mod tests;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipam::Millis;
 use kernel::{Change, Socket, node};
 use nodenet::{NodeFacts, Owned, Step, TableId};
 
-use decide::{concerns, leave_to_others, object, ours_for_sure, told_missing, with_mtus};
+use decide::{
+    concerns, is_of_former, leave_to_others, object, ours_for_sure, told_missing, with_mtus,
+};
 pub(crate) use facts::Facts;
 use facts::veth;
 use fights::Fights;
@@ -96,6 +99,11 @@ pub(crate) struct Repairer {
     wishes: BTreeSet<Millis>,
     /// The settings under /proc/sys are compared at the next look.
     settings_too: bool,
+    /// Those that differed when they last were.
+    unset: BTreeMap<String, String>,
+    /// The own addresses of secondary interfaces that were ever in service: the rule of one that
+    /// was given back would misguide the pod that gets its address.
+    served: BTreeSet<Ipv4Addr>,
 }
 
 /// What one look did.
@@ -127,6 +135,8 @@ impl Repairer {
             last: None,
             wishes: BTreeSet::new(),
             settings_too: true,
+            unset: BTreeMap::new(),
+            served: BTreeSet::new(),
         }
     }
 
@@ -267,13 +277,24 @@ impl Repairer {
         node.pods = sorted.pods.iter().map(|(l, _)| l.pod.clone()).collect();
         let want = with_mtus(nodenet::compile(&node)?, &sorted, facts);
         let diff = nodenet::diff(&want, &have, &owned);
-        let may = |step: &Step| ours_for_sure(step, facts, &sorted, (&owned, &have));
+        let secondary = node.enis.iter().filter(|eni| !eni.is_primary());
+        self.served.extend(secondary.map(|eni| eni.address));
+        let may = |step: &Step| {
+            is_of_former(step, facts, &self.served)
+                || ours_for_sure(step, facts, &sorted, (&owned, &have))
+        };
         let steps: Vec<Step> = diff.steps.into_iter().filter(may).collect();
         self.apply(&mut socket, steps, now, round)?;
         told_missing(facts, &sorted, (&owned, &have), round);
         if std::mem::take(&mut self.settings_too) {
-            self.settings(&node, now, round);
+            let mut settings = Round::default();
+            self.settings(&node, now, &mut settings);
+            self.unset = std::mem::take(&mut settings.failing);
+            round.done.append(&mut settings.done);
+            round.fought.append(&mut settings.fought);
+            settings.again.into_iter().for_each(|at| round.again_at(at));
         }
+        round.failing.extend(self.unset.clone());
         Ok(())
     }
 

@@ -289,6 +289,22 @@ fn only_what_is_left_of_rested_addresses_is_removed() {
 }
 
 #[test]
+fn the_rule_of_an_interface_that_was_given_back_goes_with_it() {
+    on_a_node(|node| {
+        node.ip("rule add pref 32765 from 10.0.2.20 lookup 3");
+        let eni = node.facts.enis.remove(1);
+        node.facts.pods.truncate(1);
+        node.ip(&format!("link del {}", eni.link));
+        node.settle();
+        let rules = node.ip("-4 rule show");
+        assert!(!rules.contains("from 10.0.1.20 lookup 2"), "{rules}");
+        // Of this one nobody knows.
+        assert!(rules.contains("from 10.0.2.20 lookup 3"), "{rules}");
+        assert_eq!(node.repaired(), ["rule"]);
+    });
+}
+
+#[test]
 fn the_link_of_another_pod_of_the_same_name_is_left_to_it() {
     on_a_node(|node| {
         // The lease is one whose DEL was lost; the checkpoint knows nothing of the pod that came
@@ -373,6 +389,12 @@ fn with_repair_off_everything_is_told_and_nothing_done() {
         let told = |why: &String| why.contains("BRANCHLINE_REPAIR");
         let mac = "link set eth1 address 02:00:00:00:00:01";
         assert!(node.findings.failing.get(mac).is_some_and(told));
+        // A setting stays told when another look has a reason of its own.
+        sysctl::write_here("ipv4/conf/eth0/rp_filter", "1").unwrap();
+        node.settle();
+        node.look();
+        let setting = "net/ipv4/conf/eth0/rp_filter is 1, not 2";
+        assert!(node.findings.failing.get(setting).is_some_and(told));
     });
 }
 
