@@ -115,7 +115,7 @@ impl Turns {
     /// The next poll; whether it reads the list of interfaces.
     fn next(&mut self) -> bool {
         self.poll += 1;
-        self.eager > 0 || self.poll % 2 == 1
+        self.eager > 0 || !self.poll.is_multiple_of(2)
     }
 
     /// The interfaces whose groups this poll reads.
@@ -126,7 +126,7 @@ impl Turns {
         }
         let others: Vec<&String> = macs.iter().filter(|mac| *mac != primary).collect();
         let mut due: Vec<String> = macs.iter().filter(|m| *m == primary).cloned().collect();
-        if self.poll % 2 == 0 {
+        if self.poll.is_multiple_of(2) {
             for at in 0..SHARE.min(others.len()) {
                 due.push(others[(self.last + at) % others.len()].clone());
             }
