@@ -246,7 +246,11 @@ async fn aws(client: &ec2::Client) -> Vec<Right> {
         NEXT,
         true
     );
-    dry!(DescribeInstanceTypesRequest {}, NEXT, true);
+    dry!(
+        DescribeInstanceTypesRequest {},
+        "places to come: the next ENI, the next node; capacity",
+        true
+    );
     dry!(
         DescribeTrunkInterfaceAssociationsRequest {},
         "branch ENIs of security groups for pods",

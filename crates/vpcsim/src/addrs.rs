@@ -9,12 +9,14 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use vpc::space::RESERVED_FIRST;
+
 use crate::rng::Rng;
 
-/// Addresses in a delegated prefix.
-pub const PREFIX_SIZE: u32 = 16;
-/// Addresses of every subnet that belong to AWS.
-pub const RESERVED: u32 = 5;
+pub use vpc::space::PREFIX_SIZE;
+
+/// Addresses of every subnet that belong to AWS: the first ones, and the last.
+pub const RESERVED: u32 = RESERVED_FIRST + 1;
 
 /// How EC2 chooses among free addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -70,7 +72,7 @@ impl Pool {
             free: size,
             reservations: Vec::new(),
         };
-        for offset in [0, 1, 2, 3, size - 1] {
+        for offset in (0..RESERVED_FIRST).chain([size - 1]) {
             pool.mark(offset);
         }
         pool
