@@ -94,13 +94,19 @@ impl Coverage {
         add(&mut self.seen, &other.seen);
     }
 
-    /// What must have happened and has not.
-    pub(crate) fn missing(&self) -> BTreeSet<String> {
+    /// What must have happened and has not. `apart`: with somebody waiting and without.
+    pub(crate) fn missing(&self, apart: bool) -> BTreeSet<String> {
         let mut missing = BTreeSet::new();
         let mut call = |waiting: bool, action: &str, outcome: String| {
             let mut keys = self.calls.keys();
-            if !keys.any(|(w, a, o)| *w == waiting && *a == action && *o == outcome) {
-                missing.insert(format!("{action}: {outcome}, somebody waits: {waiting}"));
+            let fits = |w: bool| !apart || w == waiting;
+            if !keys.any(|(w, a, o)| fits(*w) && *a == action && *o == outcome) {
+                let when = match (apart, waiting) {
+                    (false, _) => "",
+                    (_, true) => " while somebody waits",
+                    (_, false) => " while nobody waits",
+                };
+                missing.insert(format!("{action}: {outcome}{when}"));
             }
         };
         for action in CALLS {

@@ -101,6 +101,13 @@ pub(crate) fn build(seed: u64, mutant: Option<Mutant>) -> World {
     world.faulty = *rng.pick(&[0, 15, 35, 60]);
     world.favourite = *rng.pick(&STRIKES);
     world.lagging = rng.chance(50);
+    if mutant == Some(Mutant::ReturnNotRecorded) {
+        // Its moment is a kill right after a return that EC2 does not show yet.
+        world.config.warm = WARM[3];
+        world.config.prefixes = false;
+        world.faulty = 0;
+        world.lagging = true;
+    }
     world
 }
 
