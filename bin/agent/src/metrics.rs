@@ -52,6 +52,8 @@ pub(crate) struct Metrics {
     /// Interfaces and addresses that EC2 showed no more while pods had them.
     lost: (u64, u64),
     lost_now: BTreeSet<Ipv4Addr>,
+    /// The interfaces that EC2 last showed attached.
+    shown: BTreeSet<EniId>,
     not_identified: u64,
     identified: Histogram,
     failed_to_identify: Histogram,
@@ -74,6 +76,7 @@ impl Default for Metrics {
             reconciled: BTreeMap::new(),
             lost: (0, 0),
             lost_now: BTreeSet::new(),
+            shown: BTreeSet::new(),
             not_identified: 0,
             identified: Histogram::new(&START),
             failed_to_identify: Histogram::new(&START),
@@ -148,10 +151,13 @@ impl Metrics {
             .collect();
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let gone: Vec<&EniId> = had.difference(&seen).copied().collect();
-        *self.reconciled.entry(upstream::ENI_ADDED).or_default() +=
-            count(seen.difference(&had).count());
+        // Interfaces that are not the pool's to use are shown each time.
+        let new = seen
+            .difference(&had)
+            .filter(|id| !self.shown.contains(**id));
+        *self.reconciled.entry(upstream::ENI_ADDED).or_default() += count(new.count());
         *self.reconciled.entry(upstream::ENI_GONE).or_default() += count(gone.len());
-        let shown: BTreeSet<Ipv4Addr> = attached.flat_map(|eni| &eni.secondary).copied().collect();
+        let shown: BTreeSet<Ipv4Addr> = attached.flat_map(ipam::EniView::addresses).collect();
         let lost = |address: &Ipv4Addr| !shown.contains(address);
         let lost: BTreeSet<Ipv4Addr> = pool.allocations().map(|a| a.address).filter(lost).collect();
         self.lost.1 += count(lost.difference(&self.lost_now).count());
@@ -162,6 +168,7 @@ impl Metrics {
         });
         self.lost.0 += count(with_pods.count());
         self.lost_now = lost;
+        self.shown = seen.into_iter().cloned().collect();
     }
 
     /// The node's identity was read, or not, so long after the start.

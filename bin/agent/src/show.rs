@@ -329,7 +329,7 @@ fn without(action: &str) -> &'static str {
         }
         "DescribeSubnets" => {
             "new interfaces go to the node's own subnet; one that is elsewhere is not used"
-        },
+        }
         "DescribeInstanceTypes" => "the limits of this instance type are not known",
         _ => "",
     }
@@ -350,3 +350,6 @@ fn one_interface(eni: &Eni) -> Interface {
 fn texts(list: &[impl ToString]) -> Vec<String> {
     list.iter().map(ToString::to_string).collect()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipam::{Config, Event, FailureKind, Key, Pod, Ticket, step};
+use ipam::{Config, Event, FailureKind, Key, Pod, Ticket, View, step};
 
 use super::*;
+use crate::show::tests::{Bed, shown};
 
 /// Upstream's families (v1.23.1) and their kinds.
 const UPSTREAM: [(&str, &str); 27] = [
@@ -316,4 +317,42 @@ fn what_happens_is_counted() {
         &[("right", "watch nodes")],
         2.0,
     );
+}
+
+#[test]
+fn what_ec2_shows_otherwise_is_counted_once() {
+    let mut bed = Bed::new(&[("WARM_ENI_TARGET", "0")]);
+    for n in 0..4 {
+        bed.add(&format!("p{n}"));
+    }
+    let mut metrics = Metrics::default();
+    let look = |metrics: &mut Metrics, view: &View| {
+        let call = Call::Show { leftovers: false };
+        metrics.called(&bed.pool, &call, &Ok(Answer::Shown(view.clone())));
+        let families = parse(&page(metrics, &bed.pool, &Findings::default()));
+        let value = |name, labels: &[(&str, &str)]| value(&families, name, labels) as u64;
+        [
+            value("awscni_force_removed_ips", &[]),
+            value("awscni_reconcile_count", &[("fn", "eniReconcileAdd")]),
+            value("awscni_reconcile_count", &[("fn", "eniReconcileDel")]),
+        ]
+    };
+    // Pods have single addresses and one of the prefix; all are there.
+    let mut view = shown();
+    assert_eq!(look(&mut metrics, &view), [0, 0, 0]);
+    // An interface that is not the pool's is new once.
+    let mut foreign = view.enis[0].clone();
+    foreign.id = "eni-0f1".parse().unwrap();
+    foreign.secondary.clear();
+    foreign.prefixes.clear();
+    view.enis.push(foreign);
+    assert_eq!(look(&mut metrics, &view), [0, 1, 0]);
+    assert_eq!(look(&mut metrics, &view), [0, 1, 0]);
+    // Two addresses of pods are gone, and go once.
+    view.enis[0].secondary.clear();
+    let lost = look(&mut metrics, &view)[0];
+    assert!((1..=2).contains(&lost), "{lost}");
+    assert_eq!(look(&mut metrics, &view), [lost, 1, 0]);
+    view.enis.clear();
+    assert_eq!(look(&mut metrics, &view), [4, 1, 1]);
 }
