@@ -6,14 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use ipam::SubnetUse;
 use kube_view::facts::{AGENT, Container, EnvValue};
 use reach::Inputs;
 use reach::facts::{InstanceLimits, Node};
 use vpc::facts::{Eni, EniKind, Instance, SubnetId};
 use vpc::space::{PREFIX_SIZE, Room};
 
-/// The tag of subnets that pods may have addresses of.
-const ROLE_CNI: &str = "kubernetes.io/role/cni";
 /// The tag of interfaces that the agent shall leave alone.
 const NO_MANAGE: &str = "node.k8s.amazonaws.com/no_manage";
 /// The tag of interfaces that the agent made, or took over.
@@ -285,10 +284,14 @@ fn pod_subnets(inputs: &Inputs, primary: &Eni) -> Vec<SubnetId> {
     let near = subnets
         .values()
         .filter(|s| s.vpc == own.vpc && s.zone == own.zone);
-    let may = near.filter(|s| match s.tags.get(ROLE_CNI).map(String::as_str) {
-        Some("0") => false,
-        Some(_) => true,
-        None => s.id == own.id,
+    // The agent's own rule.
+    let cluster = inputs.kubernetes.as_ref().map(|c| c.name.as_str());
+    let may = near.filter(|s| {
+        let tags = s
+            .tags
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()));
+        SubnetUse::judge(tags, s.id == own.id, cluster) == SubnetUse::Pods
     });
     may.map(|s| s.id.clone()).collect()
 }
