@@ -335,7 +335,7 @@ fn a_stray_is_named_by_the_cluster_and_goes_with_its_link() {
     );
     ipam::step(&mut held_by, ipam::Event::Found(named.clone()), NOW);
     let pods: Vec<Pod> = held_by.allocations().map(|held| held.pod.clone()).collect();
-    assert_eq!(pods, [named.pod.clone()]);
+    assert_eq!(pods.as_slice(), std::slice::from_ref(&named.pod));
     assert_eq!(
         ledger.compare(&look(seen(), alive()), &held_by, NOW),
         Outcome::default()

@@ -234,7 +234,7 @@ fn a_file_without_rights_is_read_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ipam.json");
     fs::write(&path, UPSTREAM).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     // Root reads it; who may not has it put aside. The next checkpoint is readable again.
     let (mut store, _) = open(&dir).unwrap();
     store.checkpoint(&pool()).unwrap();
