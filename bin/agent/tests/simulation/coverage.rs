@@ -63,7 +63,8 @@ const OWN: [(&str, &str); 14] = [
     ("interface set-up", "NotFound"),
 ];
 
-const SEEN: [&str; 9] = [
+const SEEN: [&str; 10] = [
+    "told by probes what is denied",
     "killed before a call",
     "killed after a call",
     "killed between effects",

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ipam::{Config, Eni, FailureKind, GroupState, NodeFacts, SlotState, Stage, Want};
+use ipam::{
+    Config, Eni, Event, Failure, FailureKind, GroupState, NodeFacts, SlotState, Stage, Want,
+};
 use settings::{GroupSync, Settings, WarmTargets};
 use vpcsim::Timing;
 use vpcsim::addrs::Placement;
@@ -182,7 +184,8 @@ fn weather(world: &mut World) -> Check {
         refill_per_second: 0.05,
     };
     let what = world.rng.below(4);
-    let action = (*world.rng.pick(&CALLS)).to_owned();
+    let named = *world.rng.pick(&CALLS);
+    let action = named.to_owned();
     let denied = matches!(what, 1) && world.rng.chance(70);
     world.sky.ec2.turn(|knobs: &mut Knobs| match what {
         0 => {
@@ -203,6 +206,16 @@ fn weather(world: &mut World) -> Check {
             knobs.denies.clear();
         }
     });
+    // The probes of a start find some of it.
+    if what == 1 && world.rng.chance(50) {
+        let failure = Failure {
+            action: named,
+            kind: FailureKind::Denied,
+            message: "found by a dry run".to_owned(),
+        };
+        world.coverage.saw("told by probes what is denied");
+        world.feed(Event::Denied(vec![failure]))?;
+    }
     Ok(())
 }
 
