@@ -282,7 +282,7 @@ fn meddle(world: &mut World) -> Check {
             world.add()?;
         }
     }
-    if world.rng.chance(8) {
+    if world.rng.chance(if going { 15 } else { 8 }) {
         world.sky.overtake(&call, now);
     }
     if world.rng.chance(if going { 12 } else { 4 }) {

@@ -197,7 +197,8 @@ impl Sky {
                 }
                 self.owner(&request, now);
             }
-            Call::DetachEni { .. }
+            Call::AttachEni { .. }
+            | Call::DetachEni { .. }
             | Call::DeleteEni { .. }
             | Call::SetGroups { .. }
             | Call::SetDeleteOnTermination { .. } => self.remove(&eni, now),

@@ -237,12 +237,27 @@ impl World {
         // Removals are rare, so they fail more often than others.
         let chance = match call {
             Call::Unassign { .. } | Call::DetachEni { .. } if self.faulty > 0 => 70,
-            Call::Show { .. } if self.faulty > 0 => self.faulty.max(35),
+            Call::Show { .. } if self.faulty > 0 => {
+                // Few questions meet an interface in these stages.
+                let short = |eni: &ipam::Eni| {
+                    matches!(
+                        eni.stage,
+                        Stage::Grouping | Stage::Detached | Stage::Confirming
+                    )
+                };
+                match self.pool.enis().any(short) {
+                    true => 70,
+                    false => self.faulty.max(35),
+                }
+            }
             _ => self.faulty,
         };
         let strike = self.rng.chance(chance);
         // A theme makes runs differ; what is rare meets everything.
-        let rare = matches!(call, Call::DetachEni { .. } | Call::Show { .. });
+        let rare = matches!(
+            call,
+            Call::DetachEni { .. } | Call::Show { .. } | Call::SetGroups { .. }
+        );
         let themed = !rare || self.rng.chance(30);
         let theme = themed.then_some(self.favourite);
         let strike = strike.then(|| Sky::strike(&mut self.rng, call.action(), theme));
