@@ -88,6 +88,9 @@ pub(crate) fn build(seed: u64, mutant: Option<Mutant>) -> World {
     config.warm = *rng.pick(&WARM);
     config.max_eni = *rng.pick(&[None, None, None, Some(2)]);
     config.prefixes = rng.chance(40);
+    // Interfaces come and go more often where a surplus need not last as long.
+    let shrink_after = *rng.pick(&[60, 10, 5]);
+    config.shrink_after = Duration::from_secs(shrink_after);
     config.discovery = discovery;
     config.group_sync = if rng.chance(25) {
         GroupSync::AtStart
