@@ -4,6 +4,7 @@
 //! calls end by themselves within seconds, so the cause is named within seconds too.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -99,6 +100,7 @@ async fn identify(
     let links = Links::find(settings_of_net, interface.id.clone(), link, address, cidr)?;
     links.set_up_node().context("the node's own rules")?;
     let cloud = Cloud {
+        blocks: Arc::default(),
         ec2: ec2.clone(),
         translator: Translator {
             instance: facts.instance.clone(),

@@ -1,5 +1,8 @@
 //! EC2, as the agent of one instance uses it. What is asked and what answers mean is [`translate`](crate::translate)'s.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use anyhow::Context as _;
 use ec2::types as t;
 use ipam::{Answer, Call, Failure, FailureKind};
@@ -13,6 +16,8 @@ use crate::translate::{Request, Response, Translator, failure};
 pub(crate) struct Cloud {
     pub(crate) ec2: ec2::Client,
     pub(crate) translator: Translator,
+    /// The blocks of subnets, which never change: asked once, not for every interface.
+    pub(crate) blocks: Arc<Mutex<BTreeMap<SubnetId, Ipv4Net>>>,
 }
 
 impl Cloud {
@@ -32,7 +37,14 @@ impl Cloud {
             let response = self.ask(request).await;
             responses.push(response.map_err(|error| failure(action, &error))?);
         }
-        self.translator.answer(call, responses)
+        let answer = self.translator.answer(call, responses);
+        if let Ok(Answer::Subnets(subnets)) = &answer {
+            let known = subnets
+                .iter()
+                .map(|subnet| (subnet.id.clone(), subnet.cidr));
+            self.blocks().extend(known);
+        }
+        answer
     }
 
     /// Which of these calls EC2 would deny. Nothing is done: all are dry runs, one after the other so
@@ -68,8 +80,17 @@ impl Cloud {
         })
     }
 
+    fn blocks(&self) -> MutexGuard<'_, BTreeMap<SubnetId, Ipv4Net>> {
+        // A map of constants is whole whatever happened to whoever held it.
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The IPv4 block of a subnet other than the primary interface's.
     pub(crate) async fn subnet_cidr(&self, subnet: &SubnetId) -> anyhow::Result<Ipv4Net> {
+        let known = self.blocks().get(subnet).copied();
+        if let Some(known) = known {
+            return Ok(known);
+        }
         let request = t::DescribeSubnetsRequest {
             subnet_ids: vec![subnet.to_string()],
             ..Default::default()
@@ -80,8 +101,11 @@ impl Cloud {
             .first()
             .and_then(|subnet| subnet.cidr_block.as_deref());
         let cidr = cidr.with_context(|| format!("EC2 shows no CidrBlock of {subnet}"))?;
-        cidr.parse()
-            .with_context(|| format!("the CidrBlock {cidr:?} of {subnet}"))
+        let cidr: Ipv4Net = cidr
+            .parse()
+            .with_context(|| format!("the CidrBlock {cidr:?} of {subnet}"))?;
+        self.blocks().insert(subnet.clone(), cidr);
+        Ok(cidr)
     }
 }
 

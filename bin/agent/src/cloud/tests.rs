@@ -71,6 +71,7 @@ async fn bed(instance_type: &str, cidr: &str) -> Bed {
     let groups = groups.map(|g| g.parse().unwrap()).collect();
     let instance = instance.instance_id.unwrap().parse().unwrap();
     let cloud = Cloud {
+        blocks: Arc::default(),
         ec2,
         translator: Translator {
             instance,
@@ -466,6 +467,16 @@ async fn subnets_of_the_zone_are_shown_with_their_use() {
         (bed.subnet.clone(), 250)
     );
     assert_eq!(subnets[0].usage, ipam::SubnetUse::Pods);
+    // Their blocks are known from then on, whatever is denied.
+    bed.sim.set_knobs(Knobs {
+        denies: vec![Deny {
+            principal: "*".into(),
+            action: "*".into(),
+        }],
+        ..Knobs::default()
+    });
+    let block = bed.cloud.subnet_cidr(&bed.subnet).await.unwrap();
+    assert_eq!(block, subnets[0].cidr);
 }
 
 #[test]
