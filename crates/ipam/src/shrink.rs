@@ -25,7 +25,7 @@ pub(crate) fn plan(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
     let over = over(pool, targets, stock);
     let spare = match pool.cordoned {
         true => None,
-        false => spare_interface(pool, targets, stock, now),
+        false => spare_interface(pool, targets, stock),
     };
     let unwanted = unwanted(pool, stock);
     if over.slots() == 0 && spare.is_none() && unwanted.is_empty() {
@@ -162,15 +162,13 @@ fn is_moving(pool: &Pool) -> bool {
 }
 
 /// The interface with the highest index that the targets can do without.
-fn spare_interface(pool: &Pool, targets: Targets, stock: Stock, now: Millis) -> Option<EniId> {
+fn spare_interface(pool: &Pool, targets: Targets, stock: Stock) -> Option<EniId> {
     let may_go = |eni: &&Eni| {
-        let young = eni.stage_since.after(pool.config.shrink_after) > now;
         eni.ours
             && eni.stage == Stage::Ready
             && !eni.is_primary()
             && eni.attachment.is_some()
             && eni.missing_since.is_none()
-            && !young
             && eni.is_idle(|slot| is_free(pool, slot))
             && arithmetic::spare(targets, stock, idle(pool, targets, eni))
     };
