@@ -181,6 +181,10 @@ impl Pool {
             groups: self.groups.primary.clone(),
             want,
         }];
+        if let Some(primary) = self.enis.values().find(|eni| eni.is_primary()) {
+            let eni = primary.id.clone();
+            calls.push(Call::Assign { eni, want });
+        }
         let ours = self
             .enis
             .values()

@@ -234,12 +234,16 @@ fn what_can_be_asked_beforehand_is_asked_of_our_own_interfaces() {
     assert!(names(&bed).is_empty());
     bed.boot(|facts| facts);
     bed.show(&[eni("eni-0", Some(0))]);
-    assert_eq!(names(&bed), ["CreateNetworkInterface"]);
+    assert_eq!(
+        names(&bed),
+        ["CreateNetworkInterface", "AssignPrivateIpAddresses"]
+    );
     let mut other = two_equal(GroupDrift::Repair).0;
     assert_eq!(
         names(&other),
         [
             "CreateNetworkInterface",
+            "AssignPrivateIpAddresses",
             "ModifyNetworkInterfaceAttribute",
             "AttachNetworkInterface",
             "DetachNetworkInterface",
