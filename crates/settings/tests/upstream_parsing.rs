@@ -376,19 +376,61 @@ fn an_upper_bound_of_no_interface_is_the_instances_and_is_told() {
 
 #[test]
 fn targets_that_do_not_go_together_are_told() {
+    type Case = (&'static [(&'static str, &'static str)], &'static [&'static str]);
     #[rustfmt::skip]
-    let cases: &[(&[(&str, &str)], &[&str])] = &[
+    let cases: &[Case] = &[
         // The chart's own values are no contradiction.
-        (&[("WARM_ENI_TARGET", "1"), ("WARM_PREFIX_TARGET", "1"), ("WARM_IP_TARGET", "5")], &[]),
-        (&[("WARM_ENI_TARGET", "2"), ("WARM_IP_TARGET", "5")], &["WARM_ENI_TARGET"]),
-        (&[("WARM_ENI_TARGET", "2"), ("MINIMUM_IP_TARGET", "5")], &["WARM_ENI_TARGET"]),
-        (&[("WARM_IP_TARGET", "5"), ("MINIMUM_IP_TARGET", "5")], &["MINIMUM_IP_TARGET"]),
+        (
+            &[
+                ("WARM_ENI_TARGET", "1"),
+                ("WARM_PREFIX_TARGET", "1"),
+                ("WARM_IP_TARGET", "5"),
+            ],
+            &[],
+        ),
+        (
+            &[("WARM_ENI_TARGET", "2"), ("WARM_IP_TARGET", "5")],
+            &["WARM_ENI_TARGET"],
+        ),
+        (
+            &[("WARM_ENI_TARGET", "2"), ("MINIMUM_IP_TARGET", "5")],
+            &["WARM_ENI_TARGET"],
+        ),
+        (
+            &[("WARM_IP_TARGET", "5"), ("MINIMUM_IP_TARGET", "5")],
+            &["MINIMUM_IP_TARGET"],
+        ),
         (&[("WARM_IP_TARGET", "5"), ("MINIMUM_IP_TARGET", "6")], &[]),
         (&[("WARM_PREFIX_TARGET", "2")], &["WARM_PREFIX_TARGET"]),
-        (&[("WARM_PREFIX_TARGET", "2"), ("ENABLE_PREFIX_DELEGATION", "true")], &[]),
-        (&[("WARM_PREFIX_TARGET", "2"), ("WARM_IP_TARGET", "1"), ("ENABLE_PREFIX_DELEGATION", "true")], &["WARM_PREFIX_TARGET"]),
-        (&[("WARM_ENI_TARGET", "3"), ("ENABLE_PREFIX_DELEGATION", "true")], &["WARM_ENI_TARGET"]),
-        (&[("MAX_ENI", "2"), ("DISABLE_NETWORK_RESOURCE_PROVISIONING", "true")], &["MAX_ENI"]),
+        (
+            &[
+                ("WARM_PREFIX_TARGET", "2"),
+                ("ENABLE_PREFIX_DELEGATION", "true"),
+            ],
+            &[],
+        ),
+        (
+            &[
+                ("WARM_PREFIX_TARGET", "2"),
+                ("WARM_IP_TARGET", "1"),
+                ("ENABLE_PREFIX_DELEGATION", "true"),
+            ],
+            &["WARM_PREFIX_TARGET"],
+        ),
+        (
+            &[
+                ("WARM_ENI_TARGET", "3"),
+                ("ENABLE_PREFIX_DELEGATION", "true"),
+            ],
+            &["WARM_ENI_TARGET"],
+        ),
+        (
+            &[
+                ("MAX_ENI", "2"),
+                ("DISABLE_NETWORK_RESOURCE_PROVISIONING", "true"),
+            ],
+            &["MAX_ENI"],
+        ),
     ];
     for (set, named) in cases {
         let said = notices(set);
