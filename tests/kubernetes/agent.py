@@ -208,6 +208,22 @@ def test_repairs_and_denied_actions_are_events_of_the_node():
         assert condition["reason"] == "MissingIAMPermissions", condition
 
 
+def test_rights_that_are_missing_are_told_at_the_start():
+    denied = {"ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface"}
+    with in_cluster() as node:
+        node.fill(6)  # of an interface of its own it can ask what it may do with it
+        node.stop("agent")
+        node.knobs(denies=[{"action": action.removeprefix("ec2:")} for action in denied])
+        node.agent()
+        told = lambda: {e["action"] for e in node.events("MissingIAMPermissions", "Node")}  # noqa: E731
+        eventually(told, lambda actions: actions == denied, what="an event for each action, before any is needed")
+        state = node.state()
+        assert {d["action"] for d in state["denied"]} == denied and all(d["without"] for d in state["denied"]), state
+        metrics = node.on_node("curl", "-sf", "http://127.0.0.1:61678/metrics").stdout
+        assert metrics.count("\nbranchline_denied_actions{action=") == 2, metrics
+        node.fill(2, "q")
+
+
 def test_the_annotation_with_the_pods_address():
     with in_cluster("--set", "env.ANNOTATE_POD_IP=true", ANNOTATE_POD_IP="true") as node:
         def pod(name):

@@ -314,8 +314,7 @@ impl Owner {
                 let now = self.now();
                 for failure in &failures {
                     tracing::warn!(action = failure.action, %failure, "would be denied");
-                    let words = format!("EC2 would deny {failure}");
-                    self.voice.finding("MissingIAMPermissions", words, now);
+                    self.voice.would_deny(failure, now);
                     self.findings
                         .denied(failure.action, failure.message.clone(), now);
                 }

@@ -185,6 +185,11 @@ impl Voice {
         self.tell(now, || Some(Note::of_node(reason, message)));
     }
 
+    /// An action was probed, and EC2 would deny it.
+    pub(crate) fn would_deny(&mut self, failure: &Failure, now: Millis) {
+        self.tell(now, || Some(Note::would_deny(failure)));
+    }
+
     /// Who lists this node's pods; `None` without a cluster.
     pub(crate) fn lister(&self) -> Option<Lister> {
         self.on.as_ref().map(|on| on.lister.clone())

@@ -75,6 +75,14 @@ impl Note {
         }
     }
 
+    /// An action that was probed, and that EC2 would deny.
+    pub(crate) fn would_deny(failure: &Failure) -> Self {
+        Self {
+            action: Some(failure.action),
+            ..Self::of_node("MissingIAMPermissions", format!("EC2 would deny {failure}"))
+        }
+    }
+
     fn of_pod(pod: &Pod, reason: &'static str, why: &Refusal) -> Option<Self> {
         (!pod.name.is_empty() && !pod.namespace.is_empty()).then(|| Self {
             about: About::Pod(pod.clone()),
