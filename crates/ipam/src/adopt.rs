@@ -53,6 +53,7 @@ pub(crate) fn ask(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
         return;
     }
     pool.show.wish = None;
+    pool.show.asked = now;
     let leftovers = leftovers && pool.config.leaked_eni_cleanup && pool.config.provision;
     pool.call(Call::Show { leftovers }, effects);
 }
@@ -187,7 +188,7 @@ fn take_in(pool: &mut Pool, seen: &EniView, now: Millis) {
     eni.groups_fresh = true;
     eni.synced = (eni.groups == pool.groups.primary).then(|| eni.groups.clone());
     pool.enis.insert(seen.id.clone(), eni);
-    add_slots(pool, seen, now);
+    add_slots(pool, seen, pool.show.asked, now);
 }
 
 /// Whether an interface left over from an earlier start may be attached instead of deleted.
@@ -206,7 +207,7 @@ pub(crate) fn created(pool: &mut Pool, op: OpId, seen: &EniView, now: Millis) {
     eni.born = op.0;
     eni.groups_fresh = pool.show.last > op.0 || pool.config.group_sync == GroupSync::AtStart;
     pool.enis.entry(seen.id.clone()).or_insert(eni);
-    add_slots(pool, seen, now);
+    add_slots(pool, seen, now, now);
 }
 
 fn new_eni(seen: &EniView, stage: Stage, now: Millis) -> Eni {
@@ -273,7 +274,7 @@ fn refresh(pool: &mut Pool, seen: &EniView, now: Millis, fx: &mut Vec<Effect>) {
         (Some(attached), Stage::Confirming) => {
             eni.attachment = Some(attached.id.clone());
             // What was decided on may have been older than this: it may hold pods after all.
-            add_slots(pool, seen, now);
+            add_slots(pool, seen, pool.show.asked, now);
             lifecycle::confirm_removal(pool, &seen.id, now, fx);
             return;
         }
@@ -302,21 +303,21 @@ fn refresh(pool: &mut Pool, seen: &EniView, now: Millis, fx: &mut Vec<Effect>) {
         .get(&seen.id)
         .is_some_and(|eni| eni.stage.is_leaving());
     if !leaving {
-        drop_slots(pool, seen, now);
-        add_slots(pool, seen, now);
+        drop_slots(pool, seen);
+        add_slots(pool, seen, pool.show.asked, now);
     }
 }
 
 /// Addresses and prefixes that EC2 shows and the pool does not have.
-pub(crate) fn add_slots(pool: &mut Pool, seen: &EniView, now: Millis) {
+pub(crate) fn add_slots(pool: &mut Pool, seen: &EniView, asked: Millis, now: Millis) {
     for address in &seen.secondary {
-        if !is_old_news(pool, &[*address], now) {
+        if !is_old_news(pool, &[*address], asked, now) {
             insert_slot(pool, &seen.id, *address, None, now);
         }
     }
     for prefix in &seen.prefixes {
         let all: Vec<Ipv4Addr> = addresses_of(*prefix).collect();
-        if !is_old_news(pool, &all, now) {
+        if !is_old_news(pool, &all, asked, now) {
             for address in all {
                 insert_slot(pool, &seen.id, address, Some(*prefix), now);
             }
@@ -325,11 +326,11 @@ pub(crate) fn add_slots(pool: &mut Pool, seen: &EniView, now: Millis) {
 }
 
 /// What was given back a moment ago and is nobody's: EC2's answer is older than that.
-fn is_old_news(pool: &mut Pool, addresses: &[Ipv4Addr], now: Millis) -> bool {
+fn is_old_news(pool: &mut Pool, addresses: &[Ipv4Addr], asked: Millis, now: Millis) -> bool {
     let lag = pool.config.lag;
     let young = |address: &Ipv4Addr| {
         let given = pool.returned.get(address);
-        given.is_some_and(|at| at.after(lag) > now)
+        given.is_some_and(|at| at.after(lag) > asked)
     };
     let used = |address: &Ipv4Addr| pool.by_address.contains_key(address);
     let old = addresses.iter().any(young) && !addresses.iter().any(used);
@@ -421,7 +422,8 @@ fn insert_slot(
 }
 
 /// Addresses that the pool has and EC2 shows no more.
-fn drop_slots(pool: &mut Pool, seen: &EniView, now: Millis) {
+fn drop_slots(pool: &mut Pool, seen: &EniView) {
+    let asked = pool.show.asked;
     let lag = pool.config.lag;
     let mut rest = Vec::new();
     let Some(eni) = pool.enis.get_mut(&seen.id) else {
@@ -429,7 +431,7 @@ fn drop_slots(pool: &mut Pool, seen: &EniView, now: Millis) {
     };
     let shown: BTreeSet<Ipv4Addr> = seen.addresses().collect();
     eni.slots.retain(|address, slot| {
-        let young = slot.known.after(lag) > now;
+        let young = slot.known.after(lag) > asked;
         if shown.contains(address) || young {
             return true;
         }

@@ -137,6 +137,8 @@ pub(crate) struct Show {
     pub(crate) next_sweep: Millis,
     /// When an answer can no longer be older than a call that had an unclear end.
     pub(crate) recheck: Option<Millis>,
+    /// When it was last asked: an answer is as old as that, or older, whenever it is heard.
+    pub(crate) asked: Millis,
     /// The last call that EC2 answered.
     pub(crate) last: u64,
     /// EC2 has answered at least once.
