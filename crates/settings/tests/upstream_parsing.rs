@@ -376,7 +376,10 @@ fn an_upper_bound_of_no_interface_is_the_instances_and_is_told() {
 
 #[test]
 fn targets_that_do_not_go_together_are_told() {
-    type Case = (&'static [(&'static str, &'static str)], &'static [&'static str]);
+    type Case = (
+        &'static [(&'static str, &'static str)],
+        &'static [&'static str],
+    );
     #[rustfmt::skip]
     let cases: &[Case] = &[
         // The chart's own values are no contradiction.
