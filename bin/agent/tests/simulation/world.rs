@@ -240,10 +240,8 @@ impl World {
             Call::Show { .. } if self.faulty > 0 => {
                 // Few questions meet an interface in these stages.
                 let short = |eni: &ipam::Eni| {
-                    matches!(
-                        eni.stage,
-                        Stage::Grouping | Stage::Detached | Stage::Confirming
-                    )
+                    eni.stage.is_coming()
+                        || matches!(eni.stage, Stage::Detached | Stage::Confirming)
                 };
                 match self.pool.enis().any(short) {
                     true => 70,
@@ -258,7 +256,7 @@ impl World {
             call,
             Call::DetachEni { .. } | Call::Show { .. } | Call::SetGroups { .. }
         );
-        let themed = !rare || self.rng.chance(30);
+        let themed = !rare || self.rng.chance(15);
         let theme = themed.then_some(self.favourite);
         let strike = strike.then(|| Sky::strike(&mut self.rng, call.action(), theme));
         let mut requests = self.sky.translator.requests(&call);
