@@ -232,9 +232,7 @@ fn failure(refusal: &Refusal) -> Failure {
         Refusal::SubnetFull { .. }
         | Refusal::Fragmented { .. }
         | Refusal::NoSubnet { .. }
-        | Refusal::Limit { .. } => {
-            (FailureKind::LimitReached, TRY_AGAIN)
-        }
+        | Refusal::Limit { .. } => (FailureKind::LimitReached, TRY_AGAIN),
         Refusal::Ec2 { .. } => (FailureKind::Ec2, TRY_AGAIN),
         Refusal::Deleted { .. } | Refusal::UnknownPod { .. } => (FailureKind::InvalidRequest, 0),
     };

@@ -4,7 +4,8 @@ use ipam::{Allocation, Event, Key};
 use kernel::Change;
 use tokio::sync::oneshot;
 
-use super::{Asker, Owner};
+use super::Owner;
+use super::askers::Asker;
 use crate::boot::Node;
 use crate::gc::{self, Look, Pods, Seen, Settled, Veth};
 use crate::links;
