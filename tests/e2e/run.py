@@ -16,8 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scenarios"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / room) for room in ("common", "scenarios")]
 import run as scenarios  # noqa: E402  one way to bring a lab up, for scenarios and for this
+from trials import play, run  # noqa: E402
 
 ROOT, BIN = scenarios.ROOT, scenarios.BIN
 BRANCHLINE = str(BIN / "branchline")
@@ -53,23 +54,10 @@ class Lab:
         self.run("lab", "pod", "run", name, "--node", NODE, "--count", str(count), "--", "sleep", "infinity")
 
 
-def run(words, env, exit=0, timeout=90, user=None):
-    done = subprocess.run(words, env=env, text=True, stdin=subprocess.DEVNULL, user=user,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout)
-    told = f"$ {' '.join(map(str, words))}\n{done.stdout}{done.stderr}"
-    assert exit is None or done.returncode == exit, f"exit {done.returncode}, expected {exit}\n{told}"
-    return done
-
-
 def says(done, *texts):
     told = done.stdout + done.stderr
     for text in texts:
         assert text in told, f"no {text!r} in\n{told}"
-
-
-def machine():
-    return subprocess.run([ROOT / "scripts/machine-state.sh"], text=True, check=True,
-                          stdout=subprocess.PIPE).stdout
 
 
 def test_topology_with_an_unknown_field():
@@ -313,28 +301,9 @@ def test_agent_with_a_bad_variable_names_it():
     says(done, "AWS_VPC_ENI_MTU", "9001", "AWS_VPC_K8S_CNI_VETHPREFIX")
 
 
-def main(wanted):
-    tests = [(n, t) for n, t in globals().items() if n.startswith("test_")]
-    tests = [(n, t) for n, t in tests if not wanted or any(w in n for w in wanted)]
-    passed = failed = 0
-    for name, test in tests:
-        began, before = time.monotonic(), machine()
-        try:
-            test()
-            after = machine()
-            if before != after:
-                lines = set(after.splitlines()) ^ set(before.splitlines())
-                raise AssertionError("the machine is not as before:\n" + "\n".join(sorted(lines)[:40]))
-            passed += 1
-            outcome = "ok"
-        except (AssertionError, scenarios.Failed, subprocess.SubprocessError, KeyError) as error:
-            failed += 1
-            outcome = f"FAILED\n{type(error).__name__}: {error}"
-            subprocess.run([BRANCHLINE, "lab", "down"], env=scenarios.environment(), check=False)
-        print(f"{name} … {outcome} ({time.monotonic() - began:.1f} s)", flush=True)
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+def mend():
+    subprocess.run([BRANCHLINE, "lab", "down"], env=scenarios.environment(), check=False)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(play([(n, t) for n, t in globals().items() if n.startswith("test_")], sys.argv[1:], mend))

@@ -7,7 +7,8 @@ import random
 import time
 from datetime import datetime
 
-from node import COOLDOWN, Node, until
+from node import COOLDOWN, Node
+from trials import until
 
 ROUNDS = int(os.environ.get("ROUNDS", "10"))
 SEED = int(os.environ.get("SEED", time.time_ns() % 1_000_000))

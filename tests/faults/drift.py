@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 
-from node import BRANCHLINE, TRAFFIC, Node, unbroken, until
+from node import BRANCHLINE, TRAFFIC, Node, unbroken
+from trials import until
 
 SERVE = (sys.executable, str(TRAFFIC), "serve", "7000")
 FAR = "10.0.9.10"

@@ -4,7 +4,8 @@ import re
 import sys
 import time
 
-from node import COOLDOWN, FILES, TRAFFIC, Node, unbroken, until
+from node import COOLDOWN, FILES, TRAFFIC, Node, unbroken
+from trials import until
 
 SERVE = (sys.executable, str(TRAFFIC), "serve", "7000")
 EDIT = "import json, sys; p = sys.argv[1]; d = json.load(open(p)); exec(sys.argv[2]); json.dump(d, open(p, 'w'))"

@@ -13,7 +13,7 @@ import time
 from collections import namedtuple
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scenarios"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / room) for room in ("common", "scenarios")]
 import run as scenarios  # noqa: E402  one way to find the programs, for all tests
 
 HERE = Path(__file__).resolve().parent
@@ -372,7 +372,3 @@ class Wrapper:
         lines = self.shell(f"cat {self.DIR}/log").splitlines()
         calls = [Call(float(t), *rest[:-1], int(rest[-1])) for t, *rest in (line.split() for line in lines)]
         return [c for c in calls if pod in (None, c.pod) and verb in (None, c.verb)]
-
-
-def machine():
-    return subprocess.run([ROOT / "scripts/machine-state.sh"], text=True, check=True, stdout=subprocess.PIPE).stdout

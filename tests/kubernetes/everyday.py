@@ -1,7 +1,5 @@
 """Services and kubectl's everyday commands, in both modes of kube-proxy; the agent's settings changed under a stream."""
 import contextlib
-import socket
-import subprocess
 import threading
 import urllib.request
 

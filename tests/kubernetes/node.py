@@ -14,8 +14,9 @@ import time
 import uuid
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scenarios"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / room) for room in ("common", "scenarios")]
 import run as scenarios  # noqa: E402  one way to find the programs, for all tests
+from trials import machine  # noqa: E402
 
 ROOT, BIN = scenarios.ROOT, scenarios.BIN
 KUBERNETES = Path(os.environ.get("KUBEBUILDER_ASSETS") or BIN.parent / "kubernetes/bin")
@@ -259,10 +260,6 @@ def certificates(folder):
     openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
             "-out", "server.crt", "-extfile", "ext")
     (folder / "tokens.csv").write_text('admin,admin,admin,"system:masters"\n')
-
-
-def machine():
-    return subprocess.run([ROOT / "scripts/machine-state.sh"], text=True, check=True, stdout=subprocess.PIPE).stdout
 
 
 def run_all(tests, wanted):

@@ -20,7 +20,8 @@ import alone
 import everyday
 import moments
 import runtime
-from cluster import CONTAINERD, GIVEN, LAB, Cluster, machine
+from cluster import CONTAINERD, GIVEN, LAB, Cluster
+from trials import machine
 
 # STATUS is known from 1.1.0 on; a list of several versions is for runtimes that know only the older one, too.
 VERSIONS = {"cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.1.0"]}

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scenarios"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / room) for room in ("common", "scenarios")]
 import run as scenarios  # noqa: E402  one way to bring a lab up, for scenarios and for this
+from trials import run, until  # noqa: E402
 
 ROOT, BIN, HERE = scenarios.ROOT, scenarios.BIN, Path(__file__).resolve().parent
 BRANCHLINE = str(BIN / "branchline")
@@ -71,25 +72,6 @@ for pod in /run/netns/*; do
     sed "s/ *valid_lft.*//; s,^,pod $(basename "$pod") ,"
 done
 """
-
-
-def run(words, env=None, exit=0, timeout=120):
-    done = subprocess.run([str(w) for w in words], env=env, text=True, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout)
-    told = f"$ {' '.join(map(str, words))}\n{done.stdout}{done.stderr}"
-    assert exit is None or done.returncode == exit, f"exit {done.returncode}, expected {exit}\n{told}"
-    return done
-
-
-def until(seconds, what, look):
-    """Looks again until it is true, and returns it."""
-    deadline = time.monotonic() + seconds
-    while True:
-        seen = look()
-        if seen:
-            return seen
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
 
 
 class Node:

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import time
 
-from node import ADDRESS, AWS, BRANCHLINE, NAME, OURS, ROOT, UPSTREAM, BIN, Node, run, scenarios, until
+from node import ADDRESS, AWS, BRANCHLINE, NAME, OURS, UPSTREAM, BIN, Node, scenarios
+from trials import play, until
 
 # Lines of the node's network that may differ after a swap, as (pattern, reason). There are none: each
 # side finds what it would have laid itself.
@@ -436,32 +437,9 @@ def test_after_a_reboot():
         assert node.interfaces() == ec2, "EC2 is not as before"
 
 
-def main(wanted):
-    tests = [(n, t) for n, t in globals().items() if n.startswith("test_")]
-    tests = [(n, t) for n, t in tests if not wanted or any(w in n for w in wanted)]
-    passed = failed = 0
-    for name, test in tests:
-        began, before = time.monotonic(), machine()
-        try:
-            test()
-            after = machine()
-            if before != after:
-                lines = set(after.splitlines()) ^ set(before.splitlines())
-                raise AssertionError("the machine is not as before:\n" + "\n".join(sorted(lines)[:40]))
-            passed += 1
-            outcome = "ok"
-        except Exception as error:  # whatever it is, the next test runs
-            failed += 1
-            outcome = f"FAILED\n{type(error).__name__}: {error}"
-            subprocess.run([BRANCHLINE, "lab", "down"], env=scenarios.environment(), check=False)
-        print(f"{name} … {outcome} ({time.monotonic() - began:.1f} s)", flush=True)
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
-
-
-def machine():
-    return run([ROOT / "scripts/machine-state.sh"]).stdout
+def mend():
+    subprocess.run([BRANCHLINE, "lab", "down"], env=scenarios.environment(), check=False)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(play([(n, t) for n, t in globals().items() if n.startswith("test_")], sys.argv[1:], mend))
