@@ -19,10 +19,10 @@ use crate::finding::{Finding, Severity};
 use crate::fix::Fix;
 use crate::name;
 
-const BOLD: Style = Style::new().bold();
-const GOOD: Style = AnsiColor::Green.on_default().bold();
-const BAD: Style = AnsiColor::Red.on_default().bold();
-const WARN: Style = AnsiColor::Yellow.on_default().bold();
+pub(crate) const BOLD: Style = Style::new().bold();
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const WARN: Style = AnsiColor::Yellow.on_default().bold();
 
 /// The most interfaces that are listed; the rest is counted.
 const ROWS: usize = 24;
@@ -43,7 +43,7 @@ pub fn render(inputs: &Inputs, answer: &Answer, advice: &Advice) -> Result<Strin
             writeln!(out, "     {line}")?;
         }
     }
-    unknown(&mut out, answer)?;
+    unknown(&mut out, &answer.unknown)?;
     endpoints(&mut out, inputs, answer)?;
     if let Some(split) = &answer.split {
         separates(&mut out, split)?;
@@ -191,20 +191,18 @@ fn proof(answer: &Answer) -> String {
     parts.join("; ")
 }
 
-fn unknown(out: &mut String, answer: &Answer) -> fmt::Result {
-    if answer.unknown.is_empty() {
+/// What is missing for an answer, each on a line; too many are counted.
+pub(crate) fn unknown(out: &mut String, needs: &[impl fmt::Display]) -> fmt::Result {
+    if needs.is_empty() {
         return Ok(());
     }
     writeln!(out, "\n  Not known, and needed:")?;
-    for need in answer.unknown.iter().take(NEEDS) {
+    for need in needs.iter().take(NEEDS) {
         writeln!(out, "    {need}")?;
     }
-    if answer.unknown.len() > NEEDS {
-        writeln!(
-            out,
-            "    … and {} more (-o json lists all)",
-            answer.unknown.len() - NEEDS
-        )?;
+    if needs.len() > NEEDS {
+        let more = needs.len() - NEEDS;
+        writeln!(out, "    … and {more} more (-o json lists all)")?;
     }
     Ok(())
 }

@@ -2,18 +2,13 @@
 
 use std::fmt::{self, Write};
 
-use anstyle::{AnsiColor, Style};
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::finding::Severity;
+use crate::text::{BAD, BOLD, GOOD, WARN, unknown};
 
 use super::findings::stands;
 use super::{Added, Capacity, Ceiling, NodeCapacity, Verdict};
-
-const BOLD: Style = Style::new().bold();
-const GOOD: Style = AnsiColor::Green.on_default().bold();
-const WARN: Style = AnsiColor::Yellow.on_default().bold();
-const BAD: Style = AnsiColor::Red.on_default().bold();
 
 /// The most nodes that get a row.
 const ROWS: usize = 30;
@@ -43,12 +38,7 @@ pub fn render(capacity: &Capacity) -> Result<String, fmt::Error> {
         capacity.waiting,
         capacity.room
     )?;
-    if !capacity.unknown.is_empty() {
-        writeln!(out, "\n  Not known, and needed:")?;
-        for need in &capacity.unknown {
-            writeln!(out, "    {need}")?;
-        }
-    }
+    unknown(&mut out, &capacity.unknown)?;
     if !capacity.nodes.is_empty() {
         table(&mut out, nodes(capacity))?;
     }

@@ -2,13 +2,9 @@
 
 use std::fmt::{self, Write};
 
-use anstyle::{AnsiColor, Style};
+use crate::text::{BOLD, GOOD, WARN, unknown};
 
 use super::Drift;
-
-const BOLD: Style = Style::new().bold();
-const GOOD: Style = AnsiColor::Green.on_default().bold();
-const WARN: Style = AnsiColor::Yellow.on_default().bold();
 
 /// The most nodes that are named for one difference.
 const NAMED: usize = 6;
@@ -38,12 +34,7 @@ pub fn render(drift: &Drift) -> Result<String, fmt::Error> {
             set.name, set.generation, set.observed, set.image, set.version
         )?;
     }
-    if !drift.unknown.is_empty() {
-        writeln!(out, "\n  Not known, and needed:")?;
-        for need in &drift.unknown {
-            writeln!(out, "    {need}")?;
-        }
-    }
+    unknown(&mut out, &drift.unknown)?;
     for difference in &drift.differences {
         let code = difference
             .code

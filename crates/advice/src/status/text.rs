@@ -2,15 +2,12 @@
 
 use std::fmt::{self, Write};
 
-use anstyle::{AnsiColor, Style};
 use cni::introspect::State;
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::{Status, Verdict};
+use crate::text::{BOLD, GOOD, WARN, unknown};
 
-const BOLD: Style = Style::new().bold();
-const GOOD: Style = AnsiColor::Green.on_default().bold();
-const WARN: Style = AnsiColor::Yellow.on_default().bold();
+use super::{Status, Verdict};
 
 /// The most rows of a table, and lines of a list.
 const ROWS: usize = 60;
@@ -31,12 +28,7 @@ pub fn render(status: &Status) -> Result<String, fmt::Error> {
         status.node, status.instance, status.instance_type, status.state
     )?;
     agent(&mut out, status)?;
-    if !status.unknown.is_empty() {
-        writeln!(out, "\n  Not known, and needed:")?;
-        for need in &status.unknown {
-            writeln!(out, "    {need}")?;
-        }
-    }
+    unknown(&mut out, &status.unknown)?;
     interfaces(&mut out, status)?;
     addresses(&mut out, status)?;
     if let Some(ceiling) = &status.ceiling {
