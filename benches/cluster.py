@@ -111,7 +111,7 @@ def up():
 def pods():
     with Lab("scenarios/eks/topology.yaml") as lab:
         took, gone, ready = [], [], []
-        for _ in range(10):
+        for _ in range(6):
             begun = time.monotonic()
             lab.kubectl("apply", "-f", "-", text=deployment("api", 15))
             # It watches: asking again and again would take the cores from what is measured.
