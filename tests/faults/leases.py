@@ -244,3 +244,25 @@ def test_gc():
         node.lab("node", "gc", "n1")
         assert set(node.leases()) == {pods["api-1"], pods["api-2"]}, node.leases()
         node.is_whole()
+
+
+def test_connections_of_a_pod_that_is_gone_are_forgotten():
+    """The next pod with the address does not hear what was meant for the last one."""
+    with Node() as node:
+        node.start(WARM_IP_TARGET="1")
+        # Only what a rule asks about is tracked; on a cluster's node kube-proxy's rules ask about all.
+        node.shell("nft 'add table ip faults; add chain ip faults c { type filter hook prerouting priority 0; }; "
+                   "add rule ip faults c ct state new counter'")
+        send = ("import socket, time; s = socket.socket(type=socket.SOCK_DGRAM); "
+                "s.sendto(b'x', ('10.0.1.200', 53)); time.sleep(1000)")
+        (name, address), = node.run("api", 1, command=(sys.executable, "-c", send)).items()
+
+        def remembered(of):
+            return [line for line in node.shell("cat /proc/net/nf_conntrack").splitlines() if f"src={of} " in line]
+        until(5, "the packet is tracked", lambda: remembered(address))
+        (_, other), = node.run("web", 1, command=(sys.executable, "-c", send)).items()
+        until(5, "the other packet is tracked", lambda: remembered(other))
+        node.delete(name)
+        # Before the address has rested; by itself an entry without an answer stays for 30 s.
+        until(COOLDOWN + 1, "it is forgotten", lambda: not remembered(address))
+        assert remembered(other), "a running pod's connections stay"

@@ -9,6 +9,7 @@
 mod admin;
 mod boot;
 mod cloud;
+mod connections;
 mod findings;
 mod gc;
 mod health;

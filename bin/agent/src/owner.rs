@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use vpc::facts::EniId;
 
 use crate::boot::Node;
+use crate::connections::Connections;
 use crate::findings::Findings;
 use crate::kubernetes::{News, Voice};
 use crate::metrics::{Metrics, Seen};
@@ -121,6 +122,7 @@ pub(crate) struct Owner {
     /// What was found and put right, or not; for metrics and `/state`.
     pub(crate) findings: Findings,
     /// Keeps the kernel's network as it must be.
+    connections: Connections,
     repairer: Repairer,
     /// Interfaces that are set up in the kernel, by id.
     laid: BTreeMap<String, nodenet::EniFacts>,
@@ -153,6 +155,7 @@ impl Owner {
             .unwrap_or_default();
         let wall = Millis(0).after(wall);
         let repairer = Repairer::new(settings.repair);
+        let rest = settings.cooldown;
         let voice = Voice::start(&settings, &to_self, wall);
         Self {
             pool,
@@ -161,6 +164,7 @@ impl Owner {
             node: None,
             metrics,
             findings: Findings::default(),
+            connections: Connections::new(rest),
             repairer,
             laid: BTreeMap::new(),
             voice,
@@ -198,6 +202,11 @@ impl Owner {
         let Recovered {
             released, returned, ..
         } = found;
+        let now = self.now();
+        for (address, at) in &released {
+            self.connections
+                .released(*address, now.since(*at), Instant::now());
+        }
         self.feed(Event::Recovered {
             allocations,
             released,
@@ -218,6 +227,7 @@ impl Owner {
             let save = self.save_at();
             let tell = self.tell_at();
             let repair = self.repair_at();
+            let forget = self.connections.next();
             tokio::select! {
                 biased;
                 () = &mut end => break,
@@ -232,6 +242,7 @@ impl Owner {
                 () = until(save) => self.save(),
                 () = until(tell) => self.tell_who_waits(),
                 () = until(repair) => self.repair(),
+                () = until(forget) => self.connections.forget(),
             }
             if self.pool.not_ready().is_none() {
                 let with_api_server = self.voice.is_connected();
@@ -402,8 +413,16 @@ impl Owner {
             match effect {
                 Effect::Record(record) => match self.store.append(&record) {
                     Ok(()) => {
-                        if let Record::Leased(lease) = &record {
-                            self.voice.address(&lease.pod, Some(lease.address));
+                        match &record {
+                            Record::Leased(lease) => {
+                                self.voice.address(&lease.pod, Some(lease.address));
+                                self.connections.leased(lease.address);
+                            }
+                            Record::Released { address, .. } => {
+                                self.connections
+                                    .released(*address, Duration::ZERO, Instant::now());
+                            }
+                            Record::Returning { .. } => {}
                         }
                         self.mark_changed();
                     }

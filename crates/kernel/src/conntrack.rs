@@ -34,10 +34,18 @@ const IPV4: [u8; 4] = [2, 0, 0, 0];
 /// Deletes every IPv4 connection of a namespace in which one of these addresses is a source or a
 /// destination, before or after translation. Returns how many there were.
 pub fn forget(ns: &NetNs, addresses: &[Ipv4Addr]) -> Result<usize> {
+    forget_with(ns.run(|| Channel::open(NETLINK_NETFILTER))??, addresses)
+}
+
+/// The same in this process's own namespace, which needs no right but NET_ADMIN.
+pub fn forget_here(addresses: &[Ipv4Addr]) -> Result<usize> {
+    forget_with(Channel::open(NETLINK_NETFILTER)?, addresses)
+}
+
+fn forget_with(mut channel: Channel, addresses: &[Ipv4Addr]) -> Result<usize> {
     if addresses.is_empty() {
         return Ok(0);
     }
-    let mut channel = ns.run(|| Channel::open(NETLINK_NETFILTER))??;
     let list = Request::raw("conntrack list".to_owned(), GET, NLM_F_DUMP, &IPV4);
     let mut deletions: Vec<Request> = channel
         .dump("connections", &list)?
