@@ -220,14 +220,18 @@ def archive(file, name):
 
 
 def test_a_network_list_without_the_plugin(c):
-    """The chart takes it, the agent does not: its pod is not Ready and says why, the rollout stops, pods are served."""
+    """The chart takes it, the agent does not: its pod is not Ready, its Node says why, the rollout stops, pods are served."""
     with c.namespace("list") as ns:
         c.chart({"cniConfig": {"enabled": True, "fileContents": json.dumps({"cniVersion": "0.4.0", "plugins": [{"type": "ptp"}]})}},
                 wait=False)
         try:
             def refused():
-                return [e["message"] for e in c.json("-n", SYSTEM, "get", "events")["items"] if e["reason"] == "Unhealthy"]
-            eventually(refused, lambda told: any("has no plugin of type aws-cni" in t for t in told), 40, "the probe says why")
+                conditions = [d for n in c.json("get", "nodes")["items"] for d in n["status"]["conditions"]]
+                return [(d["status"], d["reason"], d["message"]) for d in conditions if d["type"] == "PodNetworkReady"]
+            eventually(refused, lambda told: any(s == "False" and r == "NotInstalled" and "has no plugin of type aws-cni" in m
+                                                 for s, r, m in told), 40, "the Node says why")
+            pods = c.json("-n", SYSTEM, "get", "pods", "-l", "k8s-app=aws-node")["items"]
+            assert sum(s["ready"] for p in pods for s in p["status"]["containerStatuses"]) == len(pods) - 1
             assert c.json("-n", SYSTEM, "get", "daemonset", "aws-node")["status"]["updatedNumberScheduled"] == 1
             ns.pod("a", node=NODE, wait=False)
             ns.pod("b", node=OTHER)
