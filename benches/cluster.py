@@ -143,8 +143,10 @@ def churn(minutes=5):
         until(lab, 10)
         begun, made = time.monotonic(), 0
         while time.monotonic() - begun < 60 * minutes:
-            names = lab.kubectl("get", "pods", "-o", "jsonpath={.items[*].metadata.name}").split()[:5]
-            lab.kubectl("delete", "pod", "--wait=false", "--grace-period=0", *names)
+            live = json.loads(lab.kubectl("get", "pods", "-o", "json"))["items"]
+            names = [p["metadata"]["name"] for p in live if "deletionTimestamp" not in p["metadata"]][:5]
+            # One that its ReplicaSet was just taking away is gone either way.
+            lab.kubectl("delete", "pod", "--wait=false", "--grace-period=0", "--ignore-not-found", *names)
             made += len(names)
             pause = made * 0.6 - (time.monotonic() - begun)
             time.sleep(max(0.0, pause))
