@@ -129,7 +129,7 @@ fn calls(lab: &Lab) -> anyhow::Result<BTreeMap<String, u64>> {
     for (caller, actions) in counts.as_object().context("an object")? {
         if caller.contains(":assumed-role/") {
             for (action, n) in actions.as_object().context("actions")? {
-                *found.entry(action.clone()).or_default() += n.as_u64().unwrap_or_default();
+                *found.entry(action.clone()).or_default() += n.as_u64().context("a count")?;
             }
         }
     }

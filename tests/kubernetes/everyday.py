@@ -111,8 +111,8 @@ def test_probes(c):
     """A pod that is not ready leaves its Service; one that is not alive is started again, in its sandbox."""
     with c.namespace("probes") as ns:
         exists = lambda file: {"exec": {"command": ["test", "-e", file]}, "periodSeconds": 1, "failureThreshold": 1}  # noqa: E731
-        ns.pod("p", "sh", "-c", "touch /tmp/ready /tmp/alive; sleep infinity", node=NODE,
-               readinessProbe=exists("/tmp/ready"), livenessProbe={**exists("/tmp/alive"), "initialDelaySeconds": 1})
+        ns.pod("p", "sh", "-c", "touch ready alive; sleep infinity", node=NODE,
+               readinessProbe=exists("ready"), livenessProbe={**exists("alive"), "initialDelaySeconds": 1})
         c.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "p", "namespace": "probes"},
                  "spec": {"selector": {"app": "p"}, "ports": [{"port": 80}]}})
 
@@ -120,10 +120,10 @@ def test_probes(c):
             slices = ns.json("get", "endpointslices", "-l", "kubernetes.io/service-name=p")["items"]
             return [e["conditions"]["ready"] for s in slices for e in s["endpoints"] or []]
         eventually(ready, lambda r: r == [True], what="it is an endpoint")
-        ns.shell("p", "rm /tmp/ready")
+        ns.shell("p", "rm ready")
         eventually(ready, lambda r: r == [False], what="it is none")
         address = ns.json("get", "pod", "p")["status"]["podIP"]
-        ns.shell("p", "rm /tmp/alive")
+        ns.shell("p", "rm alive")
         status = eventually(lambda: ns.json("get", "pod", "p")["status"],
                             lambda s: s["containerStatuses"][0]["restartCount"] == 1, what="it is started again")
         assert status["podIP"] == address, "the sandbox stays"

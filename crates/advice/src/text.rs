@@ -191,6 +191,22 @@ fn proof(answer: &Answer) -> String {
     parts.join("; ")
 }
 
+/// A finding about security groups, as `drift` and `status` show it.
+pub(crate) fn group_finding(out: &mut String, word: &str, finding: &Finding) -> fmt::Result {
+    writeln!(
+        out,
+        "\n{WARN}{word}[{}]{WARN:#}: {BOLD}{}{BOLD:#}",
+        finding.code, finding.title
+    )?;
+    for section in &finding.sections {
+        writeln!(out, "  ┌─ {}", section.source)?;
+        for line in &section.lines {
+            writeln!(out, "  │  {line}")?;
+        }
+    }
+    Ok(())
+}
+
 /// What is missing for an answer, each on a line; too many are counted.
 pub(crate) fn unknown(out: &mut String, needs: &[impl fmt::Display]) -> fmt::Result {
     if needs.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::text::{BOLD, GOOD, WARN, unknown};
+use crate::text::{self, BOLD, GOOD, WARN, unknown};
 
 use super::Drift;
 
@@ -70,17 +70,7 @@ pub fn render(drift: &Drift) -> Result<String, fmt::Error> {
         drift.groups_verdict
     )?;
     for finding in &drift.groups {
-        writeln!(
-            out,
-            "\n{WARN}drift[{}]{WARN:#}: {BOLD}{}{BOLD:#}",
-            finding.code, finding.title
-        )?;
-        for section in &finding.sections {
-            writeln!(out, "  ┌─ {}", section.source)?;
-            for line in &section.lines {
-                writeln!(out, "  │  {line}")?;
-            }
-        }
+        text::group_finding(&mut out, "drift", finding)?;
     }
     for line in &drift.notes {
         writeln!(out, "\n  {line}")?;

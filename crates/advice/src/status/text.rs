@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use cni::introspect::State;
 use comfy_table::{ContentArrangement, Table, presets};
 
-use crate::text::{BOLD, GOOD, WARN, unknown};
+use crate::text::{self, BOLD, GOOD, WARN, unknown};
 
 use super::{Status, Verdict};
 
@@ -287,17 +287,7 @@ fn differences(out: &mut String, status: &Status) -> fmt::Result {
         }
     }
     for finding in &status.groups {
-        writeln!(
-            out,
-            "\n{WARN}differs[{}]{WARN:#}: {BOLD}{}{BOLD:#}",
-            finding.code, finding.title
-        )?;
-        for section in &finding.sections {
-            writeln!(out, "  ┌─ {}", section.source)?;
-            for line in &section.lines {
-                writeln!(out, "  │  {line}")?;
-            }
-        }
+        text::group_finding(out, "differs", finding)?;
     }
     Ok(())
 }
