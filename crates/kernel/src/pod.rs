@@ -141,7 +141,10 @@ fn make_pair(host: &mut Socket, pod_ns: &NetNs, wiring: &PodWiring, macs: Macs) 
         .mac(macs.host)
         .mtu(wiring.mtu);
     match host.add_veth(&in_pod, &on_host) {
-        Err(error) if error.is_exists() && is_there(host, &wiring.host.link)? => {
+        // The kernel may take a gone pod's link away at any moment, also between two of our
+        // requests: not being there any more is no reason to give up. If it is the pod's own end
+        // that exists, the second attempt says so.
+        Err(error) if error.is_exists() => {
             del_link_if_there(host, &wiring.host.link)?;
             host.add_veth(&in_pod, &on_host)
         }
@@ -203,18 +206,6 @@ fn take_back(host: &mut Socket, side: &HostSide) -> Result<()> {
     let rules = del(host, side);
     del_link_if_there(host, &side.link)?;
     rules
-}
-
-fn is_there(host: &Socket, name: &LinkName) -> Result<bool> {
-    match host.index(name) {
-        Ok(_) => Ok(true),
-        Err(rustix::io::Errno::NODEV) => Ok(false),
-        Err(errno) => Err(Error::Refused {
-            request: format!("link show {name}"),
-            errno,
-            detail: None,
-        }),
-    }
 }
 
 fn del_link_if_there(host: &mut Socket, name: &LinkName) -> Result<()> {

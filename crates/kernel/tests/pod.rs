@@ -134,6 +134,29 @@ fn a_second_pod_of_the_same_name_takes_over() {
     assert_eq!(settled(&host).rules.len(), 5);
 }
 
+/// The kernel takes a gone pod's links away when it likes: also between two requests of the ADD
+/// that meets them.
+#[test]
+fn a_pod_whose_namesake_vanishes_meanwhile_is_wired_all_the_same() {
+    if !may_run("vanishing namesake") {
+        return;
+    }
+    let (host, _s) = namespace();
+    std::thread::scope(|scope| {
+        for i in 0..10 {
+            let host = &host;
+            scope.spawn(move || {
+                let pod = wiring(&format!("web-{i}"), [10, 0, 1, 10 + i], TableId(2), 0);
+                for round in 0..50 {
+                    // Its namespace goes at the end of the round; its links some time later.
+                    let (ns, _socket) = namespace();
+                    add(host, &ns, &pod).unwrap_or_else(|error| panic!("round {round}: {error}"));
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn a_failed_add_leaves_nothing() {
     if !may_run("unwinding") {
