@@ -1,19 +1,19 @@
 //! The log in upstream's form and place: one JSON object per line with `level`, `ts`, `caller`,
 //! `msg`, and the event's own fields after them. A log that cannot be written never stops the agent.
 //!
-//! At 100 MB the file is renamed to `ipamd-TIME.log`, and five of these are kept, as upstream does;
-//! they are not compressed. A warning that repeats is written once a minute ([`flood`]).
+//! The file is rotated as the plugin's is ([`log_file`]). A warning that repeats is written once a minute ([`flood`]).
 
 mod flood;
 
 use std::fmt::{self, Write as _};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use cni::log_file::{self, ROTATE_AT};
 use jiff::Timestamp;
 use settings::{LogFile, LogLevel, Logs};
 use tracing::field::{Field, Visit};
@@ -24,9 +24,8 @@ use tracing_subscriber::{Layer, Registry};
 
 use flood::{Flood, Place, Verdict};
 
-/// Upstream rotates at this size and keeps this many old files.
-const ROTATE_AT: u64 = 100 << 20;
-const KEEP: usize = 5;
+/// Collectors of logs that are not root's may read it, where the process's mask lets them.
+const MODE: u32 = 0o666;
 
 /// Lines left out since the start, for the metrics.
 static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
@@ -77,10 +76,7 @@ pub(crate) fn start(logs: &Logs) {
 }
 
 fn open(path: &Path) -> io::Result<(File, u64)> {
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir)?;
-    }
-    let file = OpenOptions::new().create(true).append(true).open(path)?;
+    let file = log_file::append(path, MODE)?;
     let written = file.metadata()?.len();
     Ok((file, written))
 }
@@ -109,7 +105,7 @@ impl Sink {
                 rotate_at,
             } => {
                 if *written > *rotate_at
-                    && rotate(path).is_ok()
+                    && log_file::rotate(path, Timestamp::now()).is_ok()
                     && let Ok((fresh, length)) = open(path)
                 {
                     (*file, *written) = (fresh, length);
@@ -119,38 +115,6 @@ impl Sink {
             }
         };
     }
-}
-
-/// Renames the file to `<stem>-<time>.<extension>`, upstream's pattern, and removes the oldest of
-/// these beyond [`KEEP`].
-fn rotate(path: &Path) -> io::Result<()> {
-    let part = |part: Option<&std::ffi::OsStr>| {
-        part.map(|p| p.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    };
-    let stem = part(path.file_stem());
-    let extension = match part(path.extension()) {
-        none if none.is_empty() => none,
-        some => format!(".{some}"),
-    };
-    let now = format!("{:.3}", Timestamp::now())
-        .replace(':', "-")
-        .replace('Z', "");
-    std::fs::rename(
-        path,
-        path.with_file_name(format!("{stem}-{now}{extension}")),
-    )?;
-    let prefix = format!("{stem}-");
-    let mut old: Vec<PathBuf> = std::fs::read_dir(path.parent().unwrap_or(Path::new("/")))?
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|at| {
-            at.file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with(&prefix))
-        })
-        .collect();
-    old.sort();
-    let beyond = old.len().saturating_sub(KEEP);
-    old[..beyond].iter().try_for_each(std::fs::remove_file)
 }
 
 struct Lines {
@@ -353,14 +317,9 @@ mod tests {
     }
 
     #[test]
-    fn a_full_file_is_renamed_and_five_old_ones_are_kept() {
+    fn a_full_file_is_renamed_and_the_next_line_begins_a_fresh_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ipamd.log");
-        for day in 1..=6 {
-            let old = format!("ipamd-2026-01-0{day}T00-00-00.000.log");
-            std::fs::write(dir.path().join(old), "old").unwrap();
-        }
-        std::fs::write(dir.path().join("plugin.log"), "another's").unwrap();
         let (file, written) = open(&path).unwrap();
         let mut sink = Sink::File {
             path: path.clone(),
@@ -372,16 +331,12 @@ mod tests {
             sink.write(line);
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "next\n");
-        let names = std::fs::read_dir(dir.path()).unwrap();
-        let mut names: Vec<String> = names
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name.starts_with("ipamd-"))
+        let entries = std::fs::read_dir(dir.path()).unwrap();
+        let old: Vec<_> = entries
+            .map(|entry| entry.unwrap().path())
+            .filter(|at| *at != path)
             .collect();
-        names.sort();
-        assert_eq!(names.len(), KEEP);
-        assert_eq!(names[0], "ipamd-2026-01-03T00-00-00.000.log");
-        let newest = dir.path().join(names.last().unwrap());
-        assert_eq!(std::fs::read_to_string(newest).unwrap(), "0123456789\n");
-        assert!(dir.path().join("plugin.log").exists());
+        assert_eq!(old.len(), 1, "{old:?}");
+        assert_eq!(std::fs::read_to_string(&old[0]).unwrap(), "0123456789\n");
     }
 }

@@ -4,18 +4,18 @@
 //! A log that cannot be written never disturbs the result: the first failure is told on stderr,
 //! which runtimes keep apart from the result, and then the log is silent.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 
+use cni::log_file::{self, ROTATE_AT};
 use cni::{Command, LogConf};
+use jiff::Timestamp;
 use serde_json::json;
 
-/// Upstream rotates at this size and keeps this many old files.
-const ROTATE_AT: u64 = 100 * 1024 * 1024;
-const KEEP: usize = 5;
+/// What the configuration holds is root's business.
+const MODE: u32 = 0o600;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
@@ -57,10 +57,18 @@ enum Sink {
     Silent,
 }
 
-/// Where lines go.
+/// Where lines go. They are kept until [`flush`](Log::flush), which is called where there is time
+/// for it and at the end at the latest.
 pub(crate) struct Log {
     sink: Sink,
     level: Level,
+    kept: Vec<u8>,
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.flush();
+    }
 }
 
 impl Log {
@@ -73,6 +81,7 @@ impl Log {
         Self {
             sink,
             level: Level::parse(&conf.level),
+            kept: Vec::new(),
         }
     }
 
@@ -131,24 +140,33 @@ impl Log {
             .to_string_lossy();
         let entry = Entry {
             level: level.as_str(),
-            ts: format!("{:.3}", jiff::Timestamp::now()),
+            ts: format!("{:.3}", Timestamp::now()),
             caller: format!("aws-cni/{file}:{}", caller.line()),
             msg: message,
         };
-        if let Err(error) = self.write(entry.to_line().as_bytes()) {
+        self.kept.extend_from_slice(entry.to_line().as_bytes());
+    }
+
+    /// Writes what was kept, in one write: lines of plugins that run at once do not mix in an
+    /// appended file.
+    pub(crate) fn flush(&mut self) {
+        if self.kept.is_empty() {
+            return;
+        }
+        if let Err(error) = self.write() {
             self.sink = Sink::Silent;
             let _ = writeln!(io::stderr(), "aws-cni: cannot write the log: {error}");
         }
+        self.kept.clear();
     }
 
-    /// One write per line: lines of plugins that run at once do not mix in an appended file.
-    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+    fn write(&mut self) -> io::Result<()> {
         if let Sink::Path(path) = &self.sink {
             self.sink = Sink::File(open(path)?);
         }
         match &mut self.sink {
-            Sink::File(file) => file.write_all(line),
-            Sink::Stderr => io::stderr().write_all(line),
+            Sink::File(file) => file.write_all(&self.kept),
+            Sink::Stderr => io::stderr().write_all(&self.kept),
             Sink::Path(_) | Sink::Silent => Ok(()),
         }
     }
@@ -176,61 +194,12 @@ impl Entry<'_> {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    let append = || {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)
-    };
-    let file = match append() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
-            append()?
-        }
-        file => file?,
-    };
+    let file = log_file::append(path, MODE)?;
     if file.metadata()?.len() < ROTATE_AT {
         return Ok(file);
     }
-    rotate(path)?;
-    append()
-}
-
-/// Renames the file to `<stem>-<time>.<extension>`, upstream's pattern, and removes the oldest of
-/// these beyond [`KEEP`].
-fn rotate(path: &Path) -> io::Result<()> {
-    let stem = path
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let extension = path
-        .extension()
-        .map(|e| format!(".{}", e.to_string_lossy()));
-    let extension = extension.unwrap_or_default();
-    let now = format!("{:.3}", jiff::Timestamp::now())
-        .replace(':', "-")
-        .replace('Z', "");
-    match fs::rename(
-        path,
-        path.with_file_name(format!("{stem}-{now}{extension}")),
-    ) {
-        // Another plugin was faster.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        renamed => renamed?,
-    }
-    let prefix = format!("{stem}-");
-    let mut old: Vec<PathBuf> = fs::read_dir(path.parent().unwrap_or(Path::new("/")))?
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|at| {
-            at.file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with(&prefix))
-        })
-        .collect();
-    old.sort();
-    let beyond = old.len().saturating_sub(KEEP);
-    old[..beyond].iter().try_for_each(fs::remove_file)
+    log_file::rotate(path, Timestamp::now())?;
+    log_file::append(path, MODE)
 }
 
 #[cfg(test)]
@@ -253,33 +222,23 @@ mod tests {
     }
 
     #[test]
-    fn a_full_file_is_rotated_and_five_old_ones_are_kept() {
+    fn a_full_file_is_renamed_and_the_next_plugin_begins_a_fresh_one() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("plugin.log");
-        for day in 1..=6 {
-            let old = directory
-                .path()
-                .join(format!("plugin-2020-01-0{day}T00-00-00.000.log"));
-            fs::write(old, "old").expect("written");
-        }
-        File::create(&path)
-            .and_then(|f| f.set_len(ROTATE_AT))
-            .expect("a full file");
+        let length = |path: &Path| std::fs::metadata(path).expect("a file").len();
+        let full = File::create(&path).expect("a file");
+        full.set_len(ROTATE_AT - 1).expect("sparse");
         drop(open(&path).expect("opened"));
-        let mut names: Vec<_> = fs::read_dir(directory.path())
-            .expect("read")
-            .map(|entry| {
-                entry
-                    .expect("entry")
-                    .file_name()
-                    .to_string_lossy()
-                    .into_owned()
-            })
+        assert_eq!(length(&path), ROTATE_AT - 1, "not full yet");
+        full.set_len(ROTATE_AT).expect("sparse");
+        drop(open(&path).expect("opened"));
+        assert_eq!(length(&path), 0);
+        let entries = std::fs::read_dir(directory.path()).expect("read");
+        let old: Vec<_> = entries
+            .map(|entry| entry.expect("entry").path())
+            .filter(|at| *at != path)
             .collect();
-        names.sort();
-        assert_eq!(names.len(), KEEP + 1);
-        assert_eq!(names[0], "plugin-2020-01-03T00-00-00.000.log");
-        assert_eq!(names[KEEP], "plugin.log");
-        assert_eq!(fs::metadata(&path).expect("fresh").len(), 0);
+        assert_eq!(old.len(), 1, "{old:?}");
+        assert_eq!(length(&old[0]), ROTATE_AT);
     }
 }

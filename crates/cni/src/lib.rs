@@ -11,6 +11,7 @@ pub mod deleted;
 mod error;
 pub mod introspect;
 mod json;
+pub mod log_file;
 mod request;
 mod result;
 pub mod rpc;
