@@ -1,10 +1,9 @@
 //! `branchline capacity`: how many pods fit, and what binds first?
 
 use advice::capacity::{Verdict, Wish, capacity, render};
-use anyhow::Context;
 use clap::Args;
 
-use crate::read::{FAILS, HOLDS, Output, Sources, UNKNOWN};
+use crate::read::{FAILS, HOLDS, Sources, UNKNOWN};
 
 /// How many pods fit, and which of four ceilings is reached first.
 ///
@@ -36,10 +35,7 @@ pub(crate) struct CapacityArgs {
 pub(crate) async fn run(args: CapacityArgs) -> anyhow::Result<u8> {
     let inputs = args.sources.read().await?;
     let found = capacity(&inputs, &args.add);
-    match args.sources.output {
-        Output::Text => anstream::print!("{}", render(&found).context("render the capacity")?),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&found)?),
-    }
+    args.sources.print(&found, render)?;
     Ok(match found.verdict {
         Verdict::Unknown => UNKNOWN,
         Verdict::Full | Verdict::DoesNotFit => FAILS,

@@ -1,9 +1,8 @@
 //! `branchline drift`: declared, DaemonSet, nodes, ENIs.
 
-use anyhow::Context;
 use clap::Args;
 
-use crate::read::{FAILS, HOLDS, Output, Sources, UNKNOWN};
+use crate::read::{FAILS, HOLDS, Sources, UNKNOWN};
 
 /// What is declared, what the DaemonSet says, what each node runs, and who attached a group by hand.
 #[derive(Debug, Args)]
@@ -32,13 +31,7 @@ pub(crate) struct DriftArgs {
 pub(crate) async fn run(args: DriftArgs) -> anyhow::Result<u8> {
     let (inputs, eks) = args.sources.read_all().await?;
     let drift = advice::drift::drift(&inputs, eks.as_deref());
-    match args.sources.output {
-        Output::Text => {
-            let text = advice::drift::render(&drift).context("render the drift")?;
-            anstream::print!("{text}");
-        }
-        Output::Json => println!("{}", serde_json::to_string_pretty(&drift)?),
-    }
+    args.sources.print(&drift, advice::drift::render)?;
     Ok(match (drift.is_empty(), drift.unknown.is_empty()) {
         (false, _) => FAILS,
         (true, false) => UNKNOWN,

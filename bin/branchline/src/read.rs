@@ -1,5 +1,6 @@
 //! What every verb of the tool shares: where to read, how to answer.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -7,6 +8,7 @@ use std::str::FromStr;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use reach::Inputs;
+use serde::Serialize;
 use snapshot::{Endpoint, Kube, KubeOptions};
 
 /// The asked property holds.
@@ -85,6 +87,19 @@ impl FromStr for Endpoints {
 }
 
 impl Sources {
+    /// Prints what was found, for people by `render` or for programs.
+    pub(crate) fn print<T: Serialize>(
+        &self,
+        found: &T,
+        render: impl FnOnce(&T) -> Result<String, fmt::Error>,
+    ) -> anyhow::Result<()> {
+        match self.output {
+            Output::Text => anstream::print!("{}", render(found).context("render the answer")?),
+            Output::Json => println!("{}", serde_json::to_string_pretty(found)?),
+        }
+        Ok(())
+    }
+
     /// Reads the snapshot, or EC2, the cluster, the agents and EKS; also says EKS's name of the cluster.
     pub(crate) async fn read_all(&self) -> anyhow::Result<(Inputs, Option<String>)> {
         match &self.snapshot {

@@ -1,11 +1,10 @@
 //! `branchline status node/X`: what is really there on a node?
 
 use advice::status::{Verdict, render, status};
-use anyhow::Context;
 use clap::Args;
 use reach::noun::Noun;
 
-use crate::read::{FAILS, HOLDS, Output, Sources, UNKNOWN};
+use crate::read::{FAILS, HOLDS, Sources, UNKNOWN};
 
 /// What is really there on a node: declared, believed by its agent, real.
 #[derive(Debug, Args)]
@@ -39,10 +38,7 @@ pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<u8> {
     };
     let inputs = args.sources.read().await?;
     let found = status(&inputs, &name)?;
-    match args.sources.output {
-        Output::Text => anstream::print!("{}", render(&found).context("render the status")?),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&found)?),
-    }
+    args.sources.print(&found, render)?;
     Ok(match found.verdict {
         Verdict::Equal => HOLDS,
         Verdict::Differs => FAILS,

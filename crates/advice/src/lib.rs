@@ -14,6 +14,7 @@ pub mod finding;
 pub mod fix;
 pub mod json;
 pub mod name;
+mod page;
 pub mod ruled_out;
 pub mod status;
 pub mod text;

@@ -4,8 +4,6 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
-use anstyle::{AnsiColor, Style};
-use comfy_table::{ContentArrangement, Table, presets};
 use reach::ask::{Answer, Placement, Split, Verdict};
 use reach::blast::{Blast, Change};
 use reach::facts::Inputs;
@@ -15,20 +13,12 @@ use reach::trace::Outcome;
 use vpc::facts::{Direction, EniId};
 
 use crate::advise::Advice;
-use crate::finding::{Finding, Severity};
 use crate::fix::Fix;
 use crate::name;
-
-pub(crate) const BOLD: Style = Style::new().bold();
-pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
-pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
-pub(crate) const WARN: Style = AnsiColor::Yellow.on_default().bold();
+use crate::page::{self, BAD, BOLD, GOOD, WARN, paint};
 
 /// The most interfaces that are listed; the rest is counted.
 const ROWS: usize = 24;
-
-/// The most missing facts that are listed; the rest is counted.
-const NEEDS: usize = 12;
 
 /// Renders an answer. Colours are ANSI sequences: the caller strips them for what is no terminal.
 pub fn render(inputs: &Inputs, answer: &Answer, advice: &Advice) -> Result<String, fmt::Error> {
@@ -43,7 +33,7 @@ pub fn render(inputs: &Inputs, answer: &Answer, advice: &Advice) -> Result<Strin
             writeln!(out, "     {line}")?;
         }
     }
-    unknown(&mut out, &answer.unknown)?;
+    page::unknown(&mut out, &answer.unknown)?;
     endpoints(&mut out, inputs, answer)?;
     if let Some(split) = &answer.split {
         separates(&mut out, split)?;
@@ -51,7 +41,7 @@ pub fn render(inputs: &Inputs, answer: &Answer, advice: &Advice) -> Result<Strin
     table(&mut out, inputs, answer)?;
     decides(&mut out, inputs, answer)?;
     for finding in &advice.findings {
-        diagnostic(&mut out, finding)?;
+        page::finding(&mut out, finding, usize::MAX)?;
     }
     for line in &inputs.contradictions {
         writeln!(out, "\n{}: {line}", paint(WARN, "sources disagree"))?;
@@ -62,10 +52,6 @@ pub fn render(inputs: &Inputs, answer: &Answer, advice: &Advice) -> Result<Strin
     }
     help(&mut out, inputs, &advice.fixes)?;
     Ok(out)
-}
-
-fn paint(style: Style, text: impl fmt::Display) -> String {
-    format!("{style}{text}{style:#}")
 }
 
 fn header(out: &mut String, answer: &Answer) -> fmt::Result {
@@ -117,10 +103,7 @@ fn endpoints(out: &mut String, inputs: &Inputs, answer: &Answer) -> fmt::Result 
             via.service
         )?,
     }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header([
+    let mut table = page::columns(&[
         "endpoint",
         "",
         "its ENI",
@@ -149,13 +132,7 @@ fn endpoints(out: &mut String, inputs: &Inputs, answer: &Answer) -> fmt::Result 
     if count > ROWS {
         table.add_row([format!("… {} more endpoints", count - ROWS)]);
     }
-    if count > 0 {
-        writeln!(out)?;
-        for line in table.to_string().lines() {
-            writeln!(out, "   {}", line.trim_end())?;
-        }
-    }
-    Ok(())
+    page::table(out, &table)
 }
 
 /// The number that proves the verdict.
@@ -191,38 +168,6 @@ fn proof(answer: &Answer) -> String {
     parts.join("; ")
 }
 
-/// A finding about security groups, as `drift` and `status` show it.
-pub(crate) fn group_finding(out: &mut String, word: &str, finding: &Finding) -> fmt::Result {
-    writeln!(
-        out,
-        "\n{WARN}{word}[{}]{WARN:#}: {BOLD}{}{BOLD:#}",
-        finding.code, finding.title
-    )?;
-    for section in &finding.sections {
-        writeln!(out, "  ┌─ {}", section.source)?;
-        for line in &section.lines {
-            writeln!(out, "  │  {line}")?;
-        }
-    }
-    Ok(())
-}
-
-/// What is missing for an answer, each on a line; too many are counted.
-pub(crate) fn unknown(out: &mut String, needs: &[impl fmt::Display]) -> fmt::Result {
-    if needs.is_empty() {
-        return Ok(());
-    }
-    writeln!(out, "\n  Not known, and needed:")?;
-    for need in needs.iter().take(NEEDS) {
-        writeln!(out, "    {need}")?;
-    }
-    if needs.len() > NEEDS {
-        let more = needs.len() - NEEDS;
-        writeln!(out, "    … and {more} more (-o json lists all)")?;
-    }
-    Ok(())
-}
-
 fn separates(out: &mut String, split: &Split) -> fmt::Result {
     let scores: Vec<String> = split
         .scores
@@ -255,10 +200,7 @@ fn separates(out: &mut String, split: &Split) -> fmt::Result {
 type Row = (Option<String>, Option<u32>, Option<EniId>);
 
 fn table(out: &mut String, inputs: &Inputs, answer: &Answer) -> fmt::Result {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header([
+    let mut table = page::columns(&[
         "ENI",
         "",
         "node",
@@ -318,14 +260,7 @@ fn table(out: &mut String, inputs: &Inputs, answer: &Answer) -> fmt::Result {
         };
         table.add_row([label, String::new(), source, words, none, count, glyph]);
     }
-    if table.row_count() == 0 {
-        return Ok(());
-    }
-    writeln!(out)?;
-    for line in table.to_string().lines() {
-        writeln!(out, "   {}", line.trim_end())?;
-    }
-    Ok(())
+    page::table(out, &table)
 }
 
 fn groups(inputs: &Inputs, place: &Placement) -> String {
@@ -398,27 +333,6 @@ fn decides(out: &mut String, inputs: &Inputs, answer: &Answer) -> fmt::Result {
         writeln!(out, "  {count:>4} × {line}")?;
     }
     Ok(())
-}
-
-fn diagnostic(out: &mut String, finding: &Finding) -> fmt::Result {
-    let (style, word) = match finding.severity {
-        Severity::Error => (BAD, "error"),
-        Severity::Warning => (WARN, "warning"),
-    };
-    writeln!(
-        out,
-        "\n{}: {}",
-        paint(style, format!("{word}[{}]", finding.code)),
-        paint(BOLD, &finding.title)
-    )?;
-    for (index, section) in finding.sections.iter().enumerate() {
-        let corner = if index == 0 { '┌' } else { '├' };
-        writeln!(out, "  {corner}─ {}", section.source)?;
-        for line in &section.lines {
-            writeln!(out, "  │  {line}")?;
-        }
-    }
-    writeln!(out, "  └─ branchline explain {}", finding.code)
 }
 
 fn suspects(out: &mut String, advice: &Advice) -> fmt::Result {

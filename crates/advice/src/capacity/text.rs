@@ -2,10 +2,9 @@
 
 use std::fmt::{self, Write};
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::Table;
 
-use crate::finding::Severity;
-use crate::text::{BAD, BOLD, GOOD, WARN, unknown};
+use crate::page::{self, BAD, BOLD, GOOD, WARN, number};
 
 use super::findings::stands;
 use super::{Added, Capacity, Ceiling, NodeCapacity, Verdict};
@@ -16,19 +15,18 @@ const ROWS: usize = 30;
 /// Renders for people; colours are ANSI sequences.
 pub fn render(capacity: &Capacity) -> Result<String, fmt::Error> {
     let mut out = String::new();
-    let (style, word) = match capacity.verdict {
+    let verdict = match capacity.verdict {
         Verdict::Room => (GOOD, "ROOM"),
         Verdict::Fits => (GOOD, "FITS"),
         Verdict::Full => (BAD, "FULL"),
         Verdict::DoesNotFit => (BAD, "DOES NOT FIT"),
         Verdict::Unknown => (WARN, "UNKNOWN"),
     };
-    let cluster = capacity.cluster.as_deref().map(|c| format!("  {c}"));
-    writeln!(
-        out,
-        "{style}{word}{style:#}{}  {}",
-        cluster.unwrap_or_default(),
-        binds(capacity)
+    let cluster = capacity.cluster.as_deref().map(|c| format!("{c}  "));
+    page::verdict(
+        &mut out,
+        verdict,
+        format_args!("{}{}", cluster.unwrap_or_default(), binds(capacity)),
     )?;
     writeln!(
         out,
@@ -38,42 +36,23 @@ pub fn render(capacity: &Capacity) -> Result<String, fmt::Error> {
         capacity.waiting,
         capacity.room
     )?;
-    unknown(&mut out, &capacity.unknown)?;
-    if !capacity.nodes.is_empty() {
-        table(&mut out, nodes(capacity))?;
-    }
-    if !capacity.subnets.is_empty() {
-        table(&mut out, subnets(capacity))?;
-        for subnet in &capacity.subnets {
-            if let Some(told) = subnet.told {
-                writeln!(
-                    out,
-                    "   {}: EC2 counts {told} free addresses, the interfaces that it lists leave {}",
-                    subnet.subnet, subnet.free
-                )?;
-            }
+    page::unknown(&mut out, &capacity.unknown)?;
+    page::table(&mut out, &nodes(capacity))?;
+    page::table(&mut out, &subnets(capacity))?;
+    for subnet in &capacity.subnets {
+        if let Some(told) = subnet.told {
+            writeln!(
+                out,
+                "   {}: EC2 counts {told} free addresses, the interfaces that it lists leave {}",
+                subnet.subnet, subnet.free
+            )?;
         }
     }
     if let Some(added) = &capacity.added {
         self::added(&mut out, added)?;
     }
     for finding in &capacity.findings {
-        let (style, word) = match finding.severity {
-            Severity::Error => (BAD, "error"),
-            Severity::Warning => (WARN, "warning"),
-        };
-        writeln!(
-            out,
-            "\n{style}{word}[{}]{style:#}: {BOLD}{}{BOLD:#}",
-            finding.code, finding.title
-        )?;
-        for section in &finding.sections {
-            writeln!(out, "  ┌─ {}", section.source)?;
-            for line in section.lines.iter().take(ROWS) {
-                writeln!(out, "  │  {line}")?;
-            }
-        }
-        writeln!(out, "  └─ branchline explain {}", finding.code)?;
+        page::finding(&mut out, finding, ROWS)?;
     }
     writeln!(out)?;
     for line in &capacity.not_checked {
@@ -95,24 +74,8 @@ fn binds(capacity: &Capacity) -> String {
     }
 }
 
-fn table(out: &mut String, table: Table) -> fmt::Result {
-    writeln!(out)?;
-    for line in table.to_string().lines() {
-        writeln!(out, "   {}", line.trim_end())?;
-    }
-    Ok(())
-}
-
-fn empty(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header.to_vec());
-    table
-}
-
 fn nodes(capacity: &Capacity) -> Table {
-    let mut table = empty(&[
+    let mut table = page::columns(&[
         "node",
         "type",
         "pods",
@@ -124,7 +87,6 @@ fn nodes(capacity: &Capacity) -> Table {
         "room",
         "binds first",
     ]);
-    let dash = |n: Option<u32>| n.map_or_else(|| "–".to_owned(), |n| n.to_string());
     // The fullest first: they are what is asked about.
     let mut rows: Vec<&NodeCapacity> = capacity.nodes.iter().collect();
     rows.sort_by_key(|n| (std::cmp::Reverse(n.short), n.room));
@@ -141,7 +103,7 @@ fn nodes(capacity: &Capacity) -> Table {
             },
             node.pods.to_string(),
             node.waiting.to_string(),
-            dash(node.max_pods),
+            number(node.max_pods),
             node.interfaces.to_string(),
             branch.unwrap_or_else(|| "–".to_owned()),
             match node.subnet < node.interfaces {
@@ -162,7 +124,7 @@ fn nodes(capacity: &Capacity) -> Table {
 }
 
 fn subnets(capacity: &Capacity) -> Table {
-    let mut table = empty(&["subnet", "range", "free", "free /28s", "nodes"]);
+    let mut table = page::columns(&["subnet", "range", "free", "free /28s", "nodes"]);
     for subnet in &capacity.subnets {
         table.add_row([
             subnet.subnet.to_string(),

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::text::{self, BOLD, GOOD, WARN, unknown};
+use crate::page::{self, BOLD, GOOD, WARN};
 
 use super::Drift;
 
@@ -13,15 +13,18 @@ const NAMED: usize = 6;
 pub fn render(drift: &Drift) -> Result<String, fmt::Error> {
     let mut out = String::new();
     let count = drift.differences.len() + drift.groups.len();
-    let (style, word) = match (count, drift.unknown.is_empty()) {
+    let verdict = match (count, drift.unknown.is_empty()) {
         (0, true) => (GOOD, "NO DRIFT"),
         (0, false) => (WARN, "UNKNOWN"),
         _ => (WARN, "DRIFT"),
     };
-    writeln!(
-        out,
-        "{style}{word}{style:#}  {count} differences; {} nodes looked at, {} agents asked",
-        drift.nodes, drift.told
+    page::verdict(
+        &mut out,
+        verdict,
+        format_args!(
+            "{count} differences; {} nodes looked at, {} agents asked",
+            drift.nodes, drift.told
+        ),
     )?;
     for set in &drift.daemon_sets {
         let by = match set.managed_by.is_empty() {
@@ -34,7 +37,7 @@ pub fn render(drift: &Drift) -> Result<String, fmt::Error> {
             set.name, set.generation, set.observed, set.image, set.version
         )?;
     }
-    unknown(&mut out, &drift.unknown)?;
+    page::unknown(&mut out, &drift.unknown)?;
     for difference in &drift.differences {
         let code = difference
             .code
@@ -70,7 +73,7 @@ pub fn render(drift: &Drift) -> Result<String, fmt::Error> {
         drift.groups_verdict
     )?;
     for finding in &drift.groups {
-        text::group_finding(&mut out, "drift", finding)?;
+        page::group_finding(&mut out, "drift", finding)?;
     }
     for line in &drift.notes {
         writeln!(out, "\n  {line}")?;

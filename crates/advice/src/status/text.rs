@@ -3,9 +3,8 @@
 use std::fmt::{self, Write};
 
 use cni::introspect::State;
-use comfy_table::{ContentArrangement, Table, presets};
 
-use crate::text::{self, BOLD, GOOD, WARN, unknown};
+use crate::page::{self, BOLD, GOOD, WARN, number};
 
 use super::{Status, Verdict};
 
@@ -16,19 +15,22 @@ const RECENT: usize = 5;
 /// Renders for people; colours are ANSI sequences.
 pub fn render(status: &Status) -> Result<String, fmt::Error> {
     let mut out = String::new();
-    let (style, word) = match status.verdict {
+    let verdict = match status.verdict {
         Verdict::Equal => (GOOD, "EQUAL"),
         Verdict::Differs => (WARN, "DIFFERS"),
         Verdict::Unknown => (WARN, "UNKNOWN"),
     };
     let count = status.differences.len() + status.groups.len();
-    writeln!(
-        out,
-        "{style}{word}{style:#}  node/{} ({}, {}, {}): {count} differences between declared, believed and real",
-        status.node, status.instance, status.instance_type, status.state
+    page::verdict(
+        &mut out,
+        verdict,
+        format_args!(
+            "node/{} ({}, {}, {}): {count} differences between declared, believed and real",
+            status.node, status.instance, status.instance_type, status.state
+        ),
     )?;
     agent(&mut out, status)?;
-    unknown(&mut out, &status.unknown)?;
+    page::unknown(&mut out, &status.unknown)?;
     interfaces(&mut out, status)?;
     addresses(&mut out, status)?;
     if let Some(ceiling) = &status.ceiling {
@@ -67,30 +69,10 @@ fn since(at: &str) -> String {
     }
 }
 
-fn empty(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header.to_vec());
-    table
-}
-
-fn print(out: &mut String, table: Table) -> fmt::Result {
-    writeln!(out)?;
-    for line in table.to_string().lines() {
-        writeln!(out, "   {}", line.trim_end())?;
-    }
-    Ok(())
-}
-
 fn interfaces(out: &mut String, status: &Status) -> fmt::Result {
-    if status.interfaces.is_empty() {
-        return Ok(());
-    }
-    let mut table = empty(&[
+    let mut table = page::columns(&[
         "ENI", "", "subnet", "groups", "", "EC2", "agent", "used", "resting", "free", "",
     ]);
-    let dash = |n: Option<u32>| n.map_or_else(|| "–".to_owned(), |n| n.to_string());
     for eni in &status.interfaces {
         let differs = eni.believed.is_some() && eni.believed != eni.real;
         let stage = [eni.stage.as_deref(), eni.trouble.as_deref()];
@@ -106,22 +88,23 @@ fn interfaces(out: &mut String, status: &Status) -> fmt::Result {
                 "≠"
             }
             .to_owned(),
-            dash(eni.real),
-            format!("{}{}", dash(eni.believed), if differs { " ≠" } else { "" }),
+            number(eni.real),
+            format!(
+                "{}{}",
+                number(eni.believed),
+                if differs { " ≠" } else { "" }
+            ),
             eni.used.to_string(),
             eni.resting.to_string(),
             eni.free().to_string(),
             stage.join(": "),
         ]);
     }
-    print(out, table)
+    page::table(out, &table)
 }
 
 fn addresses(out: &mut String, status: &Status) -> fmt::Result {
-    if status.addresses.is_empty() {
-        return Ok(());
-    }
-    let mut table = empty(&["address", "pod", "EC2", "Kubernetes", "agent"]);
+    let mut table = page::columns(&["address", "pod", "EC2", "Kubernetes", "agent"]);
     let mark = |says: Option<bool>| match says {
         Some(true) => "✔",
         Some(false) => "✘ ≠",
@@ -142,7 +125,7 @@ fn addresses(out: &mut String, status: &Status) -> fmt::Result {
     if status.addresses.len() > ROWS {
         table.add_row([format!("… {} more", status.addresses.len() - ROWS)]);
     }
-    print(out, table)
+    page::table(out, &table)
 }
 
 /// What our agent says of itself.
@@ -287,7 +270,7 @@ fn differences(out: &mut String, status: &Status) -> fmt::Result {
         }
     }
     for finding in &status.groups {
-        text::group_finding(out, "differs", finding)?;
+        page::group_finding(out, "differs", finding)?;
     }
     Ok(())
 }
