@@ -166,6 +166,16 @@ fn protocol(
         let (kind, code) = (*of.need("fromPort", &from)?, *of.need("toPort", &to)?);
         icmp(of, kind, code)
     };
+    which(of, name, ports, icmp)
+}
+
+/// The protocol of this name, with the ports or the ICMP type that it has.
+fn which(
+    of: &Of<'_>,
+    name: &Option<String>,
+    ports: impl FnOnce() -> Result<Ports, FactError>,
+    icmp: impl FnOnce() -> Result<(Option<u8>, Option<u8>), FactError>,
+) -> Result<Protocol, FactError> {
     Ok(match protocol_number(of, name)? {
         None => Protocol::All,
         Some(6) => Protocol::Tcp(ports()?),
@@ -280,20 +290,7 @@ fn acl_protocol(of: &Of<'_>, entry: &t::NetworkAclEntry) -> Result<Protocol, Fac
             *of.need("code", &icmp_type.code)?,
         )
     };
-    Ok(match protocol_number(of, &entry.protocol)? {
-        None => Protocol::All,
-        Some(6) => Protocol::Tcp(range()?),
-        Some(17) => Protocol::Udp(range()?),
-        Some(1) => {
-            let (kind, code) = icmp()?;
-            Protocol::Icmp { kind, code }
-        }
-        Some(58) => {
-            let (kind, code) = icmp()?;
-            Protocol::Icmp6 { kind, code }
-        }
-        Some(number) => Protocol::Number(number),
-    })
+    which(of, &entry.protocol, range, icmp)
 }
 
 /// A prefix list with its entries, or with why they are not known.

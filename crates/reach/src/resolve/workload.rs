@@ -49,15 +49,8 @@ pub(super) fn senders(
     if kind == WorkloadKind::Deployment {
         needs.push(Kind::ReplicaSet);
     }
-    let missing: Vec<String> = needs
-        .into_iter()
-        .filter_map(|k| unread(cluster, k))
-        .collect();
-    if !missing.is_empty() {
-        return Ok(Senders {
-            unknown: missing,
-            ..Senders::default()
-        });
+    if let Some(unknown) = not_known(cluster, &needs) {
+        return Ok(unknown);
     }
     let workload = match find_workload(cluster, kind, namespace, name) {
         Ok(found) => found,
@@ -98,6 +91,16 @@ pub(super) fn senders(
     Ok(found)
 }
 
+/// What is missing, where a kind that the answer needs may not be read.
+fn not_known(cluster: &Cluster, needs: &[Kind]) -> Option<Senders> {
+    let missing = needs.iter().filter_map(|kind| unread(cluster, *kind));
+    let unknown: Vec<String> = missing.collect();
+    (!unknown.is_empty()).then(|| Senders {
+        unknown,
+        ..Senders::default()
+    })
+}
+
 /// The pods that a Service's selector selects.
 pub(super) fn of_selector(
     inputs: &Inputs,
@@ -106,16 +109,8 @@ pub(super) fn of_selector(
     name: &str,
 ) -> Result<Senders, Error> {
     let cluster = cluster(inputs, noun)?;
-    let missing = [Kind::Service, Kind::Pod];
-    let missing: Vec<String> = missing
-        .into_iter()
-        .filter_map(|k| unread(cluster, k))
-        .collect();
-    if !missing.is_empty() {
-        return Ok(Senders {
-            unknown: missing,
-            ..Senders::default()
-        });
+    if let Some(unknown) = not_known(cluster, &[Kind::Service, Kind::Pod]) {
+        return Ok(unknown);
     }
     let (at, service) = find_service(cluster, namespace, name)?;
     if service.selector.is_empty() {
