@@ -86,8 +86,14 @@ impl Server {
     }
 }
 
+/// For what comes.
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
+}
+
+/// For what does not come.
+fn at_once() -> Instant {
+    Instant::now() + Duration::from_millis(100)
 }
 
 fn add(name: &str, container_id: &str) -> AddNetworkRequest {
@@ -197,9 +203,11 @@ fn peer(act: impl FnOnce(std::os::unix::net::UnixStream) + Send + 'static) -> te
     directory
 }
 
-fn call_peer(directory: &tempfile::TempDir, deadline: Instant) -> CallError {
+/// Connects in good time, so that the deadline is the call's alone.
+fn call_peer(directory: &tempfile::TempDir, deadline: impl Fn() -> Instant) -> CallError {
     let socket = directory.path().join("s");
-    let mut channel = Channel::connect(&socket, deadline).expect("it listens");
+    let mut channel = Channel::connect(&socket, soon()).expect("it listens");
+    let deadline = deadline();
     let answer = channel.call::<_, AddNetworkReply>(ADD_NETWORK, &add("a", ""), deadline);
     answer.expect_err("no answer")
 }
@@ -210,7 +218,7 @@ fn a_daemon_that_never_answers_is_given_up_at_the_deadline() {
     let silent = peer(|mut stream| {
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     });
-    let error = call_peer(&silent, Instant::now() + Duration::from_millis(100));
+    let error = call_peer(&silent, at_once);
     assert!(matches!(error, CallError::Timeout { .. }), "{error}");
     assert!(
         error
@@ -224,7 +232,7 @@ fn a_daemon_that_never_answers_is_given_up_at_the_deadline() {
 fn a_daemon_that_never_accepts_is_given_up_at_the_deadline() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let _listener = UnixListener::bind(directory.path().join("s")).expect("bind");
-    let error = call_peer(&directory, Instant::now() + Duration::from_millis(100));
+    let error = call_peer(&directory, at_once);
     assert!(matches!(error, CallError::Timeout { .. }), "{error}");
 }
 
@@ -233,7 +241,7 @@ fn a_daemon_that_closes_or_talks_nonsense_is_an_error_at_once() {
     let closing = peer(|mut stream| {
         let _ = stream.read(&mut [0; 16]);
     });
-    let error = call_peer(&closing, soon());
+    let error = call_peer(&closing, soon);
     assert!(
         matches!(error, CallError::Broken { .. } | CallError::Closed { .. }),
         "{error}"
@@ -242,7 +250,7 @@ fn a_daemon_that_closes_or_talks_nonsense_is_an_error_at_once() {
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     });
-    let error = call_peer(&nonsense, soon());
+    let error = call_peer(&nonsense, soon);
     assert!(
         matches!(error, CallError::Broken { .. } | CallError::Closed { .. }),
         "{error}"
