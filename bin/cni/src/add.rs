@@ -7,13 +7,19 @@ use cni::rpc::backend::AddNetworkReply;
 use cni::{Attachment, CniResult, Interface, IpConfig, NetConf, Route, SpecVersion, rpc};
 use ipnet::{IpNet, Ipv4Net};
 use kernel::pod::Macs;
-use nodenet::{LinkName, PodWiring};
+use nodenet::{LinkName, PodPair, PodWiring};
 
 use crate::daemon::{self, AddressDaemon, Lease, Released};
 use crate::failure::Failure;
 use crate::log::Log;
 use crate::settings::Settings;
 use crate::wire::{self, Namespaces};
+
+/// A veth pair that has no address yet.
+struct Pair {
+    ends: PodPair,
+    macs: Macs,
+}
 
 /// One interface that was made.
 struct Made {
@@ -35,23 +41,31 @@ pub(crate) fn run(
     refuse_existing(&mut namespaces, &attachment.if_name, netns)?;
     let mut daemon =
         AddressDaemon::connect(settings).map_err(|call| Failure::Daemon(Box::new(call)))?;
-    let reply = daemon.add(conf, attachment, netns)?;
+    let asked = daemon.ask(conf, attachment, netns);
+    // What needs no address is done while the daemon looks for one.
+    log.flush();
+    let pair = make_pair(&mut namespaces, conf, attachment, 0);
+    let reply = match asked.answer() {
+        Ok(reply) => reply,
+        Err(failure) => return Err(without_address(&mut namespaces, pair.ok(), failure)),
+    };
     log.info(&format!(
         "address daemon gave {:?}",
         reply.ip_allocation_metadata
     ));
-    let made = match set_up(conf, settings, attachment, &mut namespaces, &reply) {
-        Ok(made) => made,
+    let made =
+        pair.and_then(|pair| set_up(conf, settings, attachment, &mut namespaces, &reply, pair));
+    match made {
+        Ok(made) => Ok(result(conf, attachment, netns, &made)),
         Err(failure) => {
             log.error(&format!(
                 "taking everything back: {}",
                 failure.with_causes()
             ));
             give_back(&mut daemon, conf, attachment, log);
-            return Err(failure);
+            Err(failure)
         }
-    };
-    Ok(result(conf, attachment, netns, &made))
+    }
 }
 
 fn refuse_existing(
@@ -69,33 +83,70 @@ fn refuse_existing(
     }
 }
 
-/// All or nothing: wires every interface and has the policies enforced.
+fn make_pair(
+    namespaces: &mut Namespaces,
+    conf: &NetConf,
+    attachment: &Attachment,
+    index: u8,
+) -> Result<Pair, Failure> {
+    let macs = Macs::random().map_err(Failure::kernel("choose MAC addresses"))?;
+    let ends = wire::pair(conf, attachment, index);
+    kernel::pod::make_pair(&mut namespaces.host, &namespaces.pod_ns, &ends, macs)
+        .map_err(cannot_set_up(&ends.host))?;
+    Ok(Pair { ends, macs })
+}
+
+fn cannot_set_up(link: &LinkName) -> impl FnOnce(kernel::Error) -> Failure {
+    Failure::kernel(format!("set up {link} for the pod"))
+}
+
+/// Takes a pair back that no address came for.
+fn without_address(namespaces: &mut Namespaces, pair: Option<Pair>, failure: Failure) -> Failure {
+    let undo = |pair: Pair| kernel::pod::unmake_pair(&mut namespaces.host, &pair.ends.host).err();
+    failure.with_undone(pair.and_then(undo).into_iter().collect())
+}
+
+fn leases(reply: &AddNetworkReply) -> Result<Vec<Lease>, Failure> {
+    if reply.pod_vlan_id != 0 {
+        let what = format!("security groups for pods (VLAN {})", reply.pod_vlan_id);
+        return Err(Failure::NotBuilt { what });
+    }
+    if reply.ip_allocation_metadata.is_empty() {
+        return Err(Failure::Answer {
+            reason: "success, but no address".to_owned(),
+        });
+    }
+    reply
+        .ip_allocation_metadata
+        .iter()
+        .map(Lease::new)
+        .collect()
+}
+
+/// All or nothing: wires every interface, the first with the pair that is there, and has the
+/// policies enforced.
 fn set_up(
     conf: &NetConf,
     settings: &Settings,
     attachment: &Attachment,
     namespaces: &mut Namespaces,
     reply: &AddNetworkReply,
+    first: Pair,
 ) -> Result<Vec<Made>, Failure> {
-    if reply.pod_vlan_id != 0 {
-        let what = format!("security groups for pods (VLAN {})", reply.pod_vlan_id);
-        return Err(Failure::NotBuilt { what });
-    }
-    let leases = reply.ip_allocation_metadata.iter().map(Lease::new);
-    let leases: Vec<Lease> = leases.collect::<Result<_, _>>()?;
-    if leases.is_empty() {
-        return Err(Failure::Answer {
-            reason: "success, but no address".to_owned(),
-        });
-    }
+    let leases = match leases(reply) {
+        Ok(leases) => leases,
+        Err(failure) => return Err(without_address(namespaces, Some(first), failure)),
+    };
+    let mut first = Some(first);
     let mut made = Vec::with_capacity(leases.len());
     let done = (0..).zip(leases).try_for_each(|(index, lease)| {
+        let Pair { ends, macs } = match first.take() {
+            Some(pair) => pair,
+            None => make_pair(namespaces, conf, attachment, index)?,
+        };
         let wiring = wire::wiring(conf, attachment, &lease, index);
-        let macs = Macs::random().map_err(Failure::kernel("choose MAC addresses"))?;
-        let Namespaces { pod_ns, pod, host } = namespaces;
-        kernel::pod::add_with(host, pod, pod_ns, &wiring, macs).map_err(Failure::kernel(
-            format!("set up {} for the pod", wiring.host.link),
-        ))?;
+        let Namespaces { pod, host, .. } = &mut *namespaces;
+        kernel::pod::wire(host, pod, &wiring, macs).map_err(cannot_set_up(&ends.host))?;
         made.push(Made {
             lease,
             wiring,
@@ -117,16 +168,8 @@ fn set_up(
 /// Takes back what was made, the last first. What cannot be taken back is told with the failure
 /// that began it.
 fn unwind(namespaces: &mut Namespaces, made: &[Made], failure: Failure) -> Failure {
-    let undo = |made: &Made| wire::take_back(&mut namespaces.host, &made.wiring.host).err();
-    let errors: Vec<_> = made.iter().rev().filter_map(undo).collect();
-    if errors.is_empty() {
-        failure
-    } else {
-        Failure::Unwind {
-            failure: Box::new(failure),
-            errors,
-        }
-    }
+    let undo = |made: &Made| kernel::pod::take_back(&mut namespaces.host, &made.wiring.host).err();
+    failure.with_undone(made.iter().rev().filter_map(undo).collect())
 }
 
 fn give_back(

@@ -9,7 +9,7 @@ use cni::rpc::backend::{
 use cni::rpc::node::{
     Allocation, AttachmentKey, GetAllocationReply, ListAllocationsReply, StatusReply,
 };
-use cni::rpc::unary::{CallError, Channel, GrpcCode};
+use cni::rpc::unary::{CallError, Channel, GrpcCode, Pending};
 use cni::{Attachment, NetConf, rpc};
 use nodenet::TableId;
 
@@ -68,13 +68,13 @@ impl<'a> AddressDaemon<'a> {
         Ok(Self { channel, settings })
     }
 
-    /// Asks for an address.
-    pub(crate) fn add(
+    /// Asks for an address; the answer is not waited for.
+    pub(crate) fn ask(
         &mut self,
         conf: &NetConf,
         attachment: &Attachment,
         netns: &std::path::Path,
-    ) -> Result<AddNetworkReply, Failure> {
+    ) -> Asked<'_> {
         let request = AddNetworkRequest {
             k8s_pod_name: attachment.pod.name.clone(),
             k8s_pod_namespace: attachment.pod.namespace.clone(),
@@ -87,26 +87,8 @@ impl<'a> AddressDaemon<'a> {
             requires_multi_nic_attachment: conf.multi_nic,
             k8s_pod_uid: attachment.pod.uid.clone(),
         };
-        let reply: AddNetworkReply = self
-            .channel
-            .call(rpc::ADD_NETWORK, &request, self.settings.deadline())
-            .map_err(|call| Failure::Daemon(Box::new(call)))?;
-        if reply.success {
-            return Ok(reply);
-        }
-        // Upstream's daemon fails without a word.
-        let failure = reply.failure.unwrap_or_default();
-        let reason = match failure.reason.as_str() {
-            "" => {
-                "the address daemon gave no reason; its log may (/var/log/aws-routed-eni/ipamd.log)"
-            }
-            reason => reason,
-        };
-        Err(Failure::NoAddress {
-            kind: failure.kind(),
-            code: of_refusal(failure.kind(), failure.cni_code),
-            reason: reason.to_owned(),
-        })
+        let deadline = self.settings.deadline();
+        Asked(self.channel.begin(rpc::ADD_NETWORK, &request, deadline))
     }
 
     /// Gives the attachment's addresses back.
@@ -116,7 +98,17 @@ impl<'a> AddressDaemon<'a> {
         attachment: &Attachment,
         reason: &str,
     ) -> Result<Released, DelError> {
-        let request = DelNetworkRequest {
+        self.release(conf, attachment, reason).answer()
+    }
+
+    /// Has the attachment's addresses given back; the answer is not waited for.
+    pub(crate) fn release(
+        &mut self,
+        conf: &NetConf,
+        attachment: &Attachment,
+        reason: &str,
+    ) -> Releasing<'_> {
+        self.begin_release(&DelNetworkRequest {
             k8s_pod_name: attachment.pod.name.clone(),
             k8s_pod_namespace: attachment.pod.namespace.clone(),
             k8s_pod_infra_container_id: attachment.pod.infra_container_id.clone(),
@@ -126,14 +118,13 @@ impl<'a> AddressDaemon<'a> {
             container_id: attachment.container_id.to_string(),
             client_version: rpc::CLIENT_VERSION.to_owned(),
             k8s_pod_uid: attachment.pod.uid.clone(),
-        };
-        self.del_request(&request)
+        })
     }
 
     /// Gives back what an allocation of the daemon's list holds.
     pub(crate) fn del_allocation(&mut self, of: &Allocation) -> Result<Released, DelError> {
         let key = of.key.clone().unwrap_or_default();
-        self.del_request(&DelNetworkRequest {
+        self.begin_release(&DelNetworkRequest {
             k8s_pod_name: of.k8s_pod_name.clone(),
             k8s_pod_namespace: of.k8s_pod_namespace.clone(),
             k8s_pod_infra_container_id: key.container_id.clone(),
@@ -144,32 +135,12 @@ impl<'a> AddressDaemon<'a> {
             client_version: rpc::CLIENT_VERSION.to_owned(),
             k8s_pod_uid: of.k8s_pod_uid.clone(),
         })
+        .answer()
     }
 
-    fn del_request(&mut self, request: &DelNetworkRequest) -> Result<Released, DelError> {
-        let answer = self
-            .channel
-            .call(rpc::DEL_NETWORK, request, self.settings.deadline());
-        let reply: DelNetworkReply = match answer {
-            Ok(reply) => reply,
-            Err(CallError::Status { message, .. }) if message.contains(rpc::UNKNOWN_POD) => {
-                return Ok(Released::UnknownPod);
-            }
-            Err(call) => return Err(DelError::NoAnswer(call)),
-        };
-        if reply.success {
-            return Ok(Released::Reply(reply));
-        }
-        let failure = reply.failure.unwrap_or_default();
-        let code = of_refusal(failure.kind(), failure.cni_code);
-        let reason = match failure.reason.as_str() {
-            "" => "no reason given",
-            reason => reason,
-        };
-        Err(DelError::Refused(Failure::NotReleased {
-            code,
-            reason: reason.to_owned(),
-        }))
+    fn begin_release(&mut self, request: &DelNetworkRequest) -> Releasing<'_> {
+        let deadline = self.settings.deadline();
+        Releasing(self.channel.begin(rpc::DEL_NETWORK, request, deadline))
     }
 
     /// Whether an ADD could be served. Upstream's daemon has no such call and is asked for its
@@ -228,6 +199,64 @@ impl<'a> AddressDaemon<'a> {
             self.channel
                 .call(rpc::NODE_GET_ALLOCATION, &key, deadline)?;
         Ok(reply.allocation)
+    }
+}
+
+/// An address that was asked for.
+pub(crate) struct Asked<'c>(Pending<'c>);
+
+impl Asked<'_> {
+    /// Waits for what the daemon says.
+    pub(crate) fn answer(self) -> Result<AddNetworkReply, Failure> {
+        let reply: AddNetworkReply = self
+            .0
+            .answer()
+            .map_err(|call| Failure::Daemon(Box::new(call)))?;
+        if reply.success {
+            return Ok(reply);
+        }
+        // Upstream's daemon fails without a word.
+        let failure = reply.failure.unwrap_or_default();
+        let reason = match failure.reason.as_str() {
+            "" => {
+                "the address daemon gave no reason; its log may (/var/log/aws-routed-eni/ipamd.log)"
+            }
+            reason => reason,
+        };
+        Err(Failure::NoAddress {
+            kind: failure.kind(),
+            code: of_refusal(failure.kind(), failure.cni_code),
+            reason: reason.to_owned(),
+        })
+    }
+}
+
+/// Addresses that are to be given back.
+pub(crate) struct Releasing<'c>(Pending<'c>);
+
+impl Releasing<'_> {
+    /// Waits for what the daemon says.
+    pub(crate) fn answer(self) -> Result<Released, DelError> {
+        let reply: DelNetworkReply = match self.0.answer() {
+            Ok(reply) => reply,
+            Err(CallError::Status { message, .. }) if message.contains(rpc::UNKNOWN_POD) => {
+                return Ok(Released::UnknownPod);
+            }
+            Err(call) => return Err(DelError::NoAnswer(call)),
+        };
+        if reply.success {
+            return Ok(Released::Reply(reply));
+        }
+        let failure = reply.failure.unwrap_or_default();
+        let code = of_refusal(failure.kind(), failure.cni_code);
+        let reason = match failure.reason.as_str() {
+            "" => "no reason given",
+            reason => reason,
+        };
+        Err(DelError::Refused(Failure::NotReleased {
+            code,
+            reason: reason.to_owned(),
+        }))
     }
 }
 

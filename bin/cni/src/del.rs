@@ -35,12 +35,23 @@ pub(crate) fn run(
     log: &mut Log,
 ) -> Result<Vec<u8>, Failure> {
     refuse_branch_pod(conf, attachment)?;
-    let answer = AddressDaemon::connect(settings)
-        .map_err(DelError::NoAnswer)
-        .and_then(|mut daemon| daemon.del(conf, attachment, rpc::REASON_POD_DELETED));
+    let daemon = AddressDaemon::connect(settings).map_err(DelError::NoAnswer);
+    let mut host = None;
+    let answer = daemon.and_then(|mut daemon| {
+        let releasing = daemon.release(conf, attachment, rpc::REASON_POD_DELETED);
+        // Done while the daemon works.
+        log.flush();
+        host = Some(open_host());
+        releasing.answer()
+    });
     match answer {
         Ok(Released::Reply(reply)) => {
-            take_away(conf, attachment, &reply)?;
+            take_away(
+                &mut host.unwrap_or_else(open_host)?,
+                conf,
+                attachment,
+                &reply,
+            )?;
             forget_policies(settings, attachment, &reply, log);
         }
         Ok(Released::UnknownPod) => {
@@ -93,6 +104,7 @@ fn leave_note(conf: &NetConf, settings: &Settings, attachment: &Attachment, log:
 }
 
 fn take_away(
+    host: &mut Socket,
     conf: &NetConf,
     attachment: &Attachment,
     reply: &DelNetworkReply,
@@ -101,11 +113,10 @@ fn take_away(
         let what = format!("security groups for pods (VLAN {})", reply.pod_vlan_id);
         return Err(Failure::NotBuilt { what });
     }
-    let mut host = open_host()?;
     for (index, metadata) in (0..).zip(&reply.ip_allocation_metadata) {
         let lease = Lease::new(metadata)?;
         let side = wire::wiring(conf, attachment, &lease, index).host;
-        kernel::pod::del(&mut host, &side).map_err(Failure::kernel(format!(
+        kernel::pod::del(host, &side).map_err(Failure::kernel(format!(
             "take away rules and route of {}",
             lease.address
         )))?;

@@ -88,6 +88,17 @@ impl Failure {
         move |source| Self::Kernel { step, source }
     }
 
+    /// This failure after everything before it was taken back, but for these errors.
+    pub(crate) fn with_undone(self, errors: Vec<kernel::Error>) -> Self {
+        if errors.is_empty() {
+            return self;
+        }
+        Self::Unwind {
+            failure: Box::new(self),
+            errors,
+        }
+    }
+
     /// What lies beneath the message, outermost first; empty when the message says all.
     pub(crate) fn causes(&self) -> String {
         let mut causes = Vec::new();

@@ -4,8 +4,7 @@ use std::path::Path;
 
 use cni::{Attachment, NetConf};
 use kernel::{NetNs, Socket};
-use nodenet::wiring::HostSide;
-use nodenet::{PodPort, PodWiring, TableId};
+use nodenet::{PodPair, PodPort, PodWiring, TableId};
 
 use crate::daemon::Lease;
 use crate::failure::Failure;
@@ -45,6 +44,18 @@ impl Namespaces {
     }
 }
 
+/// The veth pair of a pod's interface `index`.
+pub(crate) fn pair(conf: &NetConf, attachment: &Attachment, index: u8) -> PodPair {
+    let pod = attachment.pod.pod_name();
+    PodPair::new(
+        &conf.veth_prefix,
+        &pod,
+        &attachment.if_name,
+        index,
+        conf.mtu,
+    )
+}
+
 /// The wiring of a pod's interface `index`.
 pub(crate) fn wiring(
     conf: &NetConf,
@@ -72,13 +83,4 @@ pub(crate) fn wiring_in(
         veth_prefix: conf.veth_prefix.clone(),
         mtu: conf.mtu,
     })
-}
-
-/// Takes away what an ADD made for one interface: rules, then the pair with everything on it.
-pub(crate) fn take_back(host: &mut Socket, side: &HostSide) -> kernel::Result<()> {
-    let rules = kernel::pod::del(host, side);
-    match host.del_link(&side.link) {
-        Err(error) if !error.is_absent() => Err(error),
-        _ => rules,
-    }
 }

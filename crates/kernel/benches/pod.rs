@@ -83,7 +83,9 @@ fn measure(
                 ns.enter_for_good()?;
                 let pod = Socket::open();
                 own.enter_for_good()?;
-                pod::add_with(&mut host, &mut pod?, ns, wiring, Macs::random()?)?;
+                let macs = Macs::random()?;
+                pod::make_pair(&mut host, ns, &wiring.pair(), macs)?;
+                pod::wire(&mut host, &mut pod?, wiring, macs)?;
             }
         }
         add.push(start.elapsed());

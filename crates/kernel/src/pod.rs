@@ -1,14 +1,14 @@
 //! Wiring one pod: what a CNI ADD, DEL and CHECK do to the kernel.
 //!
 //! The fast path of the product. Per interface it is: one request that makes the veth pair with
-//! the pod's end already in the pod's namespace, three settings, one batch on the host side, one
-//! on the pod's side. No lists, no waiting, nothing is ever moved between namespaces. What fails
-//! is taken back in reverse order, so that a failed ADD leaves nothing.
+//! the pod's end already in the pod's namespace, three settings, the host end up ([`make_pair`], for
+//! which no address is needed); then one batch on the host side, one on the pod's side ([`wire`]).
+//! No lists, no waiting, nothing is ever moved between namespaces. What fails is taken back in
+//! reverse order, so that a failed ADD leaves nothing.
 
 use std::thread;
 
-use nodenet::wiring::{HostSide, PodSide};
-use nodenet::{LinkName, Mac, NodeNet, PodWiring};
+use nodenet::{HostSide, LinkName, Mac, NodeNet, PodPair, PodSide, PodWiring};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::netlink::{LinkEnd, Socket};
@@ -60,27 +60,56 @@ pub fn add(host: &mut Socket, pod_ns: &NetNs, wiring: &PodWiring, macs: Macs) ->
                 ns: pod_ns.id(),
                 source,
             })?;
-        make_pair(host, pod_ns, wiring, macs)?;
-        let wired = wire_host(host, &wiring.host).and_then(|()| {
-            let pod = opening
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            wire_pod(&mut pod?, &wiring.pod, macs.host)
-        });
-        or_take_back(wired, host, &wiring.host)
+        make_pair(host, pod_ns, &wiring.pair(), macs)?;
+        let pod = opening
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        match pod {
+            Ok(mut pod) => wire(host, &mut pod, wiring, macs),
+            Err(error) => or_take_back(Err(error), host, &wiring.host),
+        }
     })
 }
 
-/// Like [`add`] with a socket in the pod's namespace that is open already, for pods with several
-/// interfaces.
-pub fn add_with(
-    host: &mut Socket,
-    pod: &mut Socket,
-    pod_ns: &NetNs,
-    wiring: &PodWiring,
-    macs: Macs,
-) -> Result<()> {
-    make_pair(host, pod_ns, wiring, macs)?;
+/// Makes the veth pair of one interface, the pod's end in `pod_ns`, both ends up. All of [`add`]
+/// that needs no address, for a caller that still waits for one; [`wire`] does the rest,
+/// [`unmake_pair`] takes it back.
+///
+/// A host link of the pair's name is left over from an earlier pod of the same name and is deleted
+/// first. EEXIST when the pod's namespace has a link of the name; then nothing is left.
+pub fn make_pair(host: &mut Socket, pod_ns: &NetNs, pair: &PodPair, macs: Macs) -> Result<()> {
+    let in_pod = LinkEnd::new(&pair.pod)
+        .in_ns(pod_ns)
+        .mac(macs.pod)
+        .mtu(pair.mtu)
+        .up();
+    let on_host = LinkEnd::new(&pair.host).mac(macs.host).mtu(pair.mtu);
+    match host.add_veth(&in_pod, &on_host) {
+        // The kernel may take a gone pod's link away at any moment, also between two of our
+        // requests: not being there any more is no reason to give up. If it is the pod's own end
+        // that exists, the second attempt says so.
+        Err(error) if error.is_exists() => {
+            unmake_pair(host, &pair.host)?;
+            host.add_veth(&in_pod, &on_host)?;
+        }
+        other => other?,
+    }
+    let up = write_sysctls(&pair.sysctls).and_then(|()| host.set_up(&pair.host, true));
+    or_else_undo(up, || unmake_pair(host, &pair.host))
+}
+
+/// Deletes a pair by its host end; one that is not there is fine.
+pub fn unmake_pair(host: &mut Socket, end: &LinkName) -> Result<()> {
+    match host.del_link(end) {
+        Err(error) if error.is_absent() => Ok(()),
+        other => other,
+    }
+}
+
+/// Gives a pair that [`make_pair`] made with these `macs` the pod's address, routes and rules.
+/// `pod` is a socket in the pod's namespace. When anything fails, everything is taken back, the pair
+/// included.
+pub fn wire(host: &mut Socket, pod: &mut Socket, wiring: &PodWiring, macs: Macs) -> Result<()> {
     let wired = wire_host(host, &wiring.host).and_then(|()| wire_pod(pod, &wiring.pod, macs.host));
     or_take_back(wired, host, &wiring.host)
 }
@@ -131,35 +160,14 @@ pub fn check(host: &mut Socket, pod_ns: &NetNs, wiring: &PodWiring) -> Result<Ve
     Ok(missing)
 }
 
-fn make_pair(host: &mut Socket, pod_ns: &NetNs, wiring: &PodWiring, macs: Macs) -> Result<()> {
-    let in_pod = LinkEnd::new(&wiring.pod.link)
-        .in_ns(pod_ns)
-        .mac(macs.pod)
-        .mtu(wiring.mtu)
-        .up();
-    let on_host = LinkEnd::new(&wiring.host.link)
-        .mac(macs.host)
-        .mtu(wiring.mtu);
-    match host.add_veth(&in_pod, &on_host) {
-        // The kernel may take a gone pod's link away at any moment, also between two of our
-        // requests: not being there any more is no reason to give up. If it is the pod's own end
-        // that exists, the second attempt says so.
-        Err(error) if error.is_exists() => {
-            del_link_if_there(host, &wiring.host.link)?;
-            host.add_veth(&in_pod, &on_host)
-        }
-        other => other,
-    }
+fn write_sysctls(settings: &[(String, String)]) -> Result<()> {
+    settings
+        .iter()
+        .try_for_each(|(key, value)| sysctl::write_here_if_present(key, value).map(drop))
 }
 
 fn wire_host(host: &mut Socket, side: &HostSide) -> Result<()> {
-    for (key, value) in &side.sysctls {
-        sysctl::write_here_if_present(key, value)?;
-    }
-    let batch = host
-        .batch()
-        .set_up(&side.link, true)
-        .replace_route(&side.route);
+    let batch = host.batch().replace_route(&side.route);
     let outcomes = side
         .rules()
         .fold(batch, |batch, rule| batch.add_rule(rule))
@@ -167,7 +175,7 @@ fn wire_host(host: &mut Socket, side: &HostSide) -> Result<()> {
     for (i, outcome) in outcomes.into_iter().enumerate() {
         match outcome {
             // A rule left over from an earlier pod with the address is the rule we want.
-            Err(error) if i >= 2 && error.is_exists() => {}
+            Err(error) if i >= 1 && error.is_exists() => {}
             other => other?,
         }
     }
@@ -191,7 +199,11 @@ fn wire_pod(pod: &mut Socket, side: &PodSide, host_mac: Mac) -> Result<()> {
 }
 
 fn or_take_back(wired: Result<()>, host: &mut Socket, side: &HostSide) -> Result<()> {
-    wired.map_err(|error| match take_back(host, side) {
+    or_else_undo(wired, || take_back(host, side))
+}
+
+fn or_else_undo(done: Result<()>, undo: impl FnOnce() -> Result<()>) -> Result<()> {
+    done.map_err(|error| match undo() {
         Ok(()) => error,
         Err(second) => Error::Unwind {
             error: Box::new(error),
@@ -200,19 +212,12 @@ fn or_take_back(wired: Result<()>, host: &mut Socket, side: &HostSide) -> Result
     })
 }
 
-/// The reverse of a wiring that failed half-way: rules first, so that no packet is sent to a link
-/// that is about to go; route and addresses go with the link.
-fn take_back(host: &mut Socket, side: &HostSide) -> Result<()> {
+/// Takes away all of one interface: rules first, so that no packet is sent to a link that is about
+/// to go; route and addresses go with the link.
+pub fn take_back(host: &mut Socket, side: &HostSide) -> Result<()> {
     let rules = del(host, side);
-    del_link_if_there(host, &side.link)?;
+    unmake_pair(host, &side.link)?;
     rules
-}
-
-fn del_link_if_there(host: &mut Socket, name: &LinkName) -> Result<()> {
-    match host.del_link(name) {
-        Err(error) if error.is_absent() => Ok(()),
-        other => other,
-    }
 }
 
 fn absent_is_fine(outcomes: Vec<Result<()>>) -> Result<()> {

@@ -29,4 +29,4 @@ pub use model::{
 pub use name::{LinkName, Mac, TableId};
 pub use owned::Owned;
 pub use trace::{Entering, Exit, Need, Part, Question, Reason, Tracer, trace};
-pub use wiring::{HostSide, PodPort, PodSide, PodWiring};
+pub use wiring::{HostSide, PodPair, PodPort, PodSide, PodWiring};

@@ -40,6 +40,39 @@ pub struct PodWiring {
     pub mtu: u32,
 }
 
+/// The veth pair of one interface of a pod: all of its wiring that can be made before the pod's
+/// address is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodPair {
+    /// The end in the node's namespace.
+    pub host: LinkName,
+    /// The end in the pod's namespace.
+    pub pod: LinkName,
+    /// MTU of both ends, bytes.
+    pub mtu: u32,
+    /// See [`HostSide::sysctls`].
+    pub sysctls: Vec<(String, String)>,
+}
+
+impl PodPair {
+    /// The pair of interface `index` of a pod, whose runtime wants the name `ifname`.
+    pub fn new(
+        veth_prefix: &VethPrefix,
+        pod: &PodName,
+        ifname: &LinkName,
+        index: u8,
+        mtu: u32,
+    ) -> Self {
+        let host = layout::host_veth(veth_prefix, pod, index);
+        Self {
+            sysctls: host_sysctls(&host),
+            host,
+            pod: layout::pod_link(ifname, index),
+            mtu,
+        }
+    }
+}
+
 /// What the node has for one interface of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSide {
@@ -110,6 +143,16 @@ impl PodWiring {
         }
     }
 
+    /// The part that needs no address.
+    pub fn pair(&self) -> PodPair {
+        PodPair {
+            host: self.host.link.clone(),
+            pod: self.pod.link.clone(),
+            mtu: self.mtu,
+            sysctls: self.host.sysctls.clone(),
+        }
+    }
+
     /// The pod's namespace as it must look, `lo` and the kernel's own tables left aside.
     pub fn pod_net(&self, host_mac: Mac) -> NodeNet {
         let pod = &self.pod;
@@ -147,18 +190,22 @@ fn host_side(port: &PodPort, link: LinkName) -> HostSide {
     let pod = host(port.address);
     let from_pod = (port.table != TableId::MAIN)
         .then(|| Rule::lookup(priority::FROM_POD, port.table).from(pod));
-    let sysctl = |name: &str, value: &str| (format!("ipv6/conf/{link}/{name}"), value.to_owned());
     HostSide {
         route: Route::direct(TableId::MAIN, pod, link.clone()),
         to_pod: Rule::lookup(priority::TO_POD, TableId::MAIN).to(pod),
         from_pod,
-        sysctls: vec![
-            sysctl("accept_ra", "0"),
-            sysctl("accept_redirects", "1"),
-            sysctl("forwarding", "0"),
-        ],
+        sysctls: host_sysctls(&link),
         link,
     }
+}
+
+fn host_sysctls(link: &LinkName) -> Vec<(String, String)> {
+    let sysctl = |name: &str, value: &str| (format!("ipv6/conf/{link}/{name}"), value.to_owned());
+    vec![
+        sysctl("accept_ra", "0"),
+        sysctl("accept_redirects", "1"),
+        sysctl("forwarding", "0"),
+    ]
 }
 
 /// The pod's own namespace for one interface.

@@ -277,6 +277,7 @@ fn line_10_a_daemon_that_never_answers_is_code_11_after_the_configured_wait() {
     let node = Node::with(Agent::nobody());
     let _silent = UnixListener::bind(node.agent.ipamd()).expect("bind");
     let pod = Pod::new("sample-pod");
+    let before = (node.net(), pod.net());
     let mut conf = node.conf("0.4.0");
     conf["daemonWait"] = json!("200ms");
     let started = Instant::now();
@@ -296,6 +297,7 @@ fn line_10_a_daemon_that_never_answers_is_code_11_after_the_configured_wait() {
         .execute(&environment, conf.to_string().as_bytes())
         .error();
     assert_eq!(code, 11);
+    assert_eq!((node.net(), pod.net()), before);
 }
 
 #[test]
@@ -303,6 +305,7 @@ fn line_10_the_daemons_reason_and_suggested_code_are_passed_on() {
     need_root!();
     let node = Node::new();
     let pod = Pod::new("sample-pod");
+    let before = (node.net(), pod.net());
     node.agent.state().free.clear();
     let (code, message) = node.call("ADD", &pod, &node.conf("0.4.0")).error();
     assert_eq!(code, 11);
@@ -335,6 +338,8 @@ fn line_10_the_daemons_reason_and_suggested_code_are_passed_on() {
     let (code, message) = node.call("ADD", &pod, &node.conf("0.4.0")).error();
     assert_eq!(code, 11);
     assert!(message.contains("gave no reason"), "{message}");
+    // The pair that was made meanwhile is gone.
+    assert_eq!((node.net(), pod.net()), before);
 }
 
 #[test]

@@ -196,28 +196,31 @@ impl Channel {
         request: &Q,
         deadline: Instant,
     ) -> Result<A, CallError> {
+        self.begin(method, request, deadline).answer()
+    }
+
+    /// Sends what [`call`](Self::call) sends and returns at once, so that the caller has something
+    /// done while the daemon thinks. What goes wrong is told by [`Pending::answer`].
+    pub fn begin<Q: Message>(
+        &mut self,
+        method: &'static str,
+        request: &Q,
+        deadline: Instant,
+    ) -> Pending<'_> {
         let started = Instant::now();
         let head = head(method, deadline.saturating_duration_since(started));
         let body = frame(request);
-        let mut requests = self.requests.clone();
-        let exchange = pin!(exchange(&mut requests, head, body));
-        let answer = drive(self, exchange, deadline).map_err(|stop| match stop {
-            Stop::Deadline => CallError::Timeout {
-                socket: self.socket.clone(),
-                method,
-                waited: started.elapsed(),
-            },
-            Stop::Closed => CallError::Closed {
-                socket: self.socket.clone(),
-                method,
-            },
-        })?;
-        let broken = |source| CallError::Broken {
-            socket: self.socket.clone(),
+        let requests = self.requests.clone();
+        let mut pending = Pending {
+            exchange: Box::pin(exchange(requests, head, body)),
+            outcome: None,
+            channel: self,
             method,
-            source,
+            started,
+            deadline,
         };
-        self.read_answer(method, answer.map_err(broken)?)
+        pending.outcome = pending.advance();
+        pending
     }
 
     fn read_answer<A: Message + Default>(
@@ -250,37 +253,84 @@ impl Channel {
     }
 }
 
+/// A call that was sent and whose answer was not read yet.
+pub struct Pending<'c> {
+    exchange: Pin<Box<dyn Future<Output = Result<Answer, h2::Error>>>>,
+    /// There when it came without waiting.
+    outcome: Option<Result<Result<Answer, h2::Error>, Stop>>,
+    channel: &'c mut Channel,
+    method: &'static str,
+    started: Instant,
+    deadline: Instant,
+}
+
 /// Why an exchange was given up.
 enum Stop {
     Deadline,
     Closed,
 }
 
-/// Polls connection and exchange in turn until the exchange is done.
-fn drive<T>(
-    channel: &mut Channel,
-    mut exchange: Pin<&mut impl Future<Output = T>>,
-    deadline: Instant,
-) -> Result<T, Stop> {
-    let task = Waker::from(Arc::clone(&channel.waker));
-    let mut context = Context::from_waker(&task);
-    let mut ended = false;
-    loop {
-        if let Poll::Ready(done) = exchange.as_mut().poll(&mut context) {
-            return Ok(done);
+impl Pending<'_> {
+    /// Waits for the answer.
+    pub fn answer<A: Message + Default>(mut self) -> Result<A, CallError> {
+        let outcome = self.outcome.take().unwrap_or_else(|| self.wait());
+        let Self {
+            channel,
+            method,
+            started,
+            ..
+        } = self;
+        let socket = channel.socket.clone();
+        let answer = outcome.map_err(|stop| match stop {
+            Stop::Deadline => CallError::Timeout {
+                socket: socket.clone(),
+                method,
+                waited: started.elapsed(),
+            },
+            Stop::Closed => CallError::Closed {
+                socket: socket.clone(),
+                method,
+            },
+        })?;
+        let broken = |source| CallError::Broken {
+            socket,
+            method,
+            source,
+        };
+        channel.read_answer(method, answer.map_err(broken)?)
+    }
+
+    fn wait(&mut self) -> Result<Result<Answer, h2::Error>, Stop> {
+        loop {
+            if !wait(&self.channel.stream, self.deadline) {
+                return Err(Stop::Deadline);
+            }
+            if let Some(outcome) = self.advance() {
+                return outcome;
+            }
         }
-        if ended {
-            return Err(Stop::Closed);
-        }
-        // A connection that has ended tells the exchange why, so ask that once more.
-        ended = Pin::new(&mut channel.connection)
-            .poll(&mut context)
-            .is_ready();
-        if channel.waker.0.swap(false, Ordering::Relaxed) || ended {
-            continue;
-        }
-        if !wait(&channel.stream, deadline) {
-            return Err(Stop::Deadline);
+    }
+
+    /// Polls connection and exchange in turn until the exchange is done or the socket must be waited
+    /// for.
+    fn advance(&mut self) -> Option<Result<Result<Answer, h2::Error>, Stop>> {
+        let task = Waker::from(Arc::clone(&self.channel.waker));
+        let mut context = Context::from_waker(&task);
+        let mut ended = false;
+        loop {
+            if let Poll::Ready(done) = self.exchange.as_mut().poll(&mut context) {
+                return Some(Ok(done));
+            }
+            if ended {
+                return Some(Err(Stop::Closed));
+            }
+            // A connection that has ended tells the exchange why, so ask that once more.
+            ended = Pin::new(&mut self.channel.connection)
+                .poll(&mut context)
+                .is_ready();
+            if !self.channel.waker.0.swap(false, Ordering::Relaxed) && !ended {
+                return None;
+            }
         }
     }
 }
@@ -422,7 +472,7 @@ fn unframe(body: &[u8]) -> Result<&[u8], &'static str> {
 }
 
 async fn exchange(
-    requests: &mut SendRequest<Bytes>,
+    mut requests: SendRequest<Bytes>,
     head: Request<()>,
     body: Bytes,
 ) -> Result<Answer, h2::Error> {
