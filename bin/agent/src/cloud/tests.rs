@@ -14,11 +14,34 @@ use vpcsim::{Config, Sim};
 
 use super::*;
 
+/// How long a call waits for an answer that comes.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it waits for one that does not.
+const IMPATIENCE: Duration = Duration::from_millis(300);
+
 struct Bed {
     sim: Sim,
+    endpoint: String,
     cloud: Cloud,
     subnet: SubnetId,
     groups: Vec<SgId>,
+}
+
+/// A client that asks once.
+fn client(endpoint: &str, patience: Duration) -> ec2::Client {
+    let credentials = ec2::Credentials::new("AKIAEXAMPLE", "secret", None, None, "test");
+    ec2::Client::builder()
+        .endpoint(endpoint)
+        .region("us-west-2")
+        .credentials(credentials)
+        .retry(Retry {
+            attempts: 1,
+            attempt_timeout: patience,
+            budget: patience,
+            ..Retry::default()
+        })
+        .build()
+        .unwrap()
 }
 
 async fn bed(instance_type: &str, cidr: &str) -> Bed {
@@ -27,23 +50,7 @@ async fn bed(instance_type: &str, cidr: &str) -> Bed {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let api = sim.clone();
     tokio::spawn(async move { api.serve_api(listener, true).await });
-    let ec2 = ec2::Client::builder()
-        .endpoint(endpoint)
-        .region("us-west-2")
-        .credentials(ec2::Credentials::new(
-            "AKIAEXAMPLE",
-            "secret",
-            None,
-            None,
-            "test",
-        ))
-        .retry(Retry {
-            attempts: 1,
-            attempt_timeout: Duration::from_millis(300),
-            ..Retry::default()
-        })
-        .build()
-        .unwrap();
+    let ec2 = client(&endpoint, PATIENCE);
     let vpc = t::CreateVpcRequest {
         cidr_block: Some("10.0.0.0/16".into()),
         ..Default::default()
@@ -85,6 +92,7 @@ async fn bed(instance_type: &str, cidr: &str) -> Bed {
     };
     Bed {
         sim,
+        endpoint,
         cloud,
         subnet: subnet.unwrap().parse().unwrap(),
         groups,
@@ -206,7 +214,7 @@ async fn an_interface_lives_and_dies_as_the_pool_asks() {
 
 #[tokio::test]
 async fn every_call_can_be_throttled_denied_and_left_without_an_answer() {
-    let bed = bed("t3.medium", "10.0.1.0/24").await;
+    let mut bed = bed("t3.medium", "10.0.1.0/24").await;
     let new = bed.create("a").await;
     let attachment = bed.attach(&new.id, 1).await;
     let eni = new.id;
@@ -258,21 +266,25 @@ async fn every_call_can_be_throttled_denied_and_left_without_an_answer() {
         (
             vec![fault("RequestLimitExceeded", 0)],
             vec![],
+            PATIENCE,
             FailureKind::Throttled,
         ),
-        (vec![], vec![deny], FailureKind::Denied),
+        (vec![], vec![deny], PATIENCE, FailureKind::Denied),
         (
             vec![fault("InternalError", 0)],
             vec![],
+            PATIENCE,
             FailureKind::Unclear,
         ),
         (
-            vec![fault("InternalError", 2_000)],
+            vec![fault("InternalError", 3_600_000)],
             vec![],
+            IMPATIENCE,
             FailureKind::Unclear,
         ),
     ];
-    for (faults, denies, kind) in weathers {
+    for (faults, denies, patience, kind) in weathers {
+        bed.cloud.ec2 = client(&bed.endpoint, patience);
         bed.sim.set_knobs(Knobs {
             faults,
             denies,

@@ -132,7 +132,7 @@ fn pods_veths_that_are_changed_are_put_right() {
         // MACAddressPolicy=persistent: the pod's permanent neighbour entry leads nowhere.
         let before = node.state();
         node.ip(&format!("link set {veth} address 7a:00:00:00:00:01"));
-        assert!(!node.pod_is_served(1), "a pod without its gateway");
+        assert!(node.pod_is_cut_off(1), "a pod without its gateway");
         node.settle();
         assert_eq!((node.state(), node.repaired()), (before, vec!["mac"]));
         assert!(node.pod_is_served(1));

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipam::Millis;
 use kernel::pod::Macs;
@@ -13,6 +13,11 @@ use nodenet::{Addr, EniFacts, LinkName, Mac, NodeSettings, PodFacts, PodName, Ro
 use super::super::facts::{Leased, SETTLED, veth};
 use super::super::{Facts, Repairer};
 use crate::findings::Findings;
+
+/// How long an answer that comes may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one that does not is waited for.
+const IMPATIENCE: Duration = Duration::from_millis(500);
 
 /// What other programs have on a node. None of it may ever change.
 const FOREIGN: [&str; 21] = [
@@ -180,7 +185,8 @@ impl Node {
     }
 
     /// Everything of the node as `ip` prints it, line by line. Rules of one priority have the order
-    /// in which they were made, which says nothing here.
+    /// in which they were made, which says nothing here; nor does whether a link that is up was
+    /// started already, which a worker of the kernel does when it comes to it (link_watch.c).
     pub(super) fn state(&self) -> Vec<String> {
         let shown = [
             "-4 rule show",
@@ -192,7 +198,7 @@ impl Node {
         let mut lines = Vec::new();
         for line in shown {
             let text = self.ip(line);
-            lines.extend(text.lines().map(|l| l.trim_end().to_owned()));
+            lines.extend(text.lines().map(without_carrier));
         }
         for link in self.socket_links() {
             lines.push(format!("{} mtu {}", link.name, link.mtu));
@@ -255,23 +261,38 @@ impl Node {
 
     /// Whether a pod reaches the node and gets an answer.
     pub(super) fn pod_is_served(&self, i: usize) -> bool {
+        self.pod_is_answered(i, PATIENCE)
+    }
+
+    /// Whether what a pod asks is lost.
+    pub(super) fn pod_is_cut_off(&self, i: usize) -> bool {
+        !self.pod_is_answered(i, IMPATIENCE)
+    }
+
+    /// Asks again and again: what is sent on a link that is up and not started yet is lost.
+    fn pod_is_answered(&self, i: usize, within: Duration) -> bool {
         let node = UdpSocket::bind("10.0.0.10:0").unwrap();
         let to = node.local_addr().unwrap();
-        let wait = Some(Duration::from_millis(500));
-        node.set_read_timeout(wait).unwrap();
-        let asking = self.pods[i].run(move || {
-            let pod = UdpSocket::bind("0.0.0.0:0").unwrap();
-            pod.set_read_timeout(wait).unwrap();
-            pod.send_to(b"?", to).map(|_| pod)
-        });
-        let Ok(pod) = asking.unwrap() else {
-            return false;
+        let pod = self.pods[i].run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        let pod = pod.unwrap();
+        for socket in [&node, &pod] {
+            let pause = Some(Duration::from_millis(50));
+            socket.set_read_timeout(pause).unwrap();
+        }
+        let answered = || {
+            let mut buffer = [0; 8];
+            pod.send_to(b"?", to)?;
+            let (_, from) = node.recv_from(&mut buffer)?;
+            node.send_to(b"!", from)?;
+            pod.recv(&mut buffer)
         };
-        let mut buffer = [0; 8];
-        let Ok((_, from)) = node.recv_from(&mut buffer) else {
-            return false;
-        };
-        node.send_to(b"!", from).is_ok() && pod.recv(&mut buffer).is_ok()
+        let begun = Instant::now();
+        while begun.elapsed() < within {
+            if answered().is_ok() {
+                return true;
+            }
+        }
+        false
     }
 
     /// A lease of this moment for a pod.
@@ -286,4 +307,22 @@ impl Node {
     pub(super) fn address(&self, i: usize) -> Ipv4Addr {
         self.facts.pods[i].pod.address
     }
+}
+
+/// A line of `ip` without the words for a link's carrier; `UP` alone is the administrator's.
+fn without_carrier(line: &str) -> String {
+    let words = line.split_whitespace().enumerate();
+    let states = ["UP", "DOWN", "UNKNOWN", "LOWERLAYERDOWN"];
+    let words = words.filter(|(at, word)| *at != 1 || !states.contains(word));
+    let words = words.filter(|(_, word)| *word != "linkdown");
+    let words = words.map(|(_, word)| match word.strip_prefix('<') {
+        Some(flags) => flags
+            .trim_end_matches('>')
+            .split(',')
+            .filter(|flag| !["NO-CARRIER", "LOWER_UP"].contains(flag))
+            .collect::<Vec<_>>()
+            .join(","),
+        None => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
