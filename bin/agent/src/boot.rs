@@ -19,7 +19,7 @@ use vpc::facts::{Mac, SubnetId};
 use crate::cloud::Cloud;
 use crate::limits;
 use crate::links::Links;
-use crate::metadata;
+use crate::metadata::{self, Metadata};
 use crate::owner::Message;
 use crate::translate::{Place, Translator};
 
@@ -34,6 +34,7 @@ pub(crate) struct Node {
     pub(crate) subnet: (SubnetId, Ipv4Net),
     pub(crate) vpc_cidrs: Vec<Ipv4Net>,
     pub(crate) cloud: Cloud,
+    pub(crate) metadata: Metadata,
     pub(crate) links: Links,
 }
 
@@ -47,11 +48,12 @@ pub(crate) async fn run(
     let mut pause = Duration::from_millis(250);
     loop {
         match identify(&imds, &ec2, &settings).await {
-            Ok((node, mac)) => {
+            Ok(node) => {
+                let metadata = node.metadata.clone();
                 if to.send(Message::Booted(Box::new(node))).await.is_err() {
                     return;
                 }
-                break metadata::watch(&imds, mac, &to).await;
+                break metadata::watch(metadata, &to).await;
             }
             Err(error) => {
                 let reason = format!("{error:#}");
@@ -66,12 +68,7 @@ pub(crate) async fn run(
     }
 }
 
-/// The node, and its primary interface as metadata names it.
-async fn identify(
-    imds: &Imds,
-    ec2: &ec2::Client,
-    settings: &Settings,
-) -> anyhow::Result<(Node, String)> {
+async fn identify(imds: &Imds, ec2: &ec2::Client, settings: &Settings) -> anyhow::Result<Node> {
     let identity = imds.identity().await?;
     let mac = imds.primary_mac().await?;
     let interface = imds
@@ -116,16 +113,16 @@ async fn identify(
         instance = %facts.instance, instance_type = %identity.instance_type, %subnet,
         interfaces = limits.interfaces, addresses = limits.ipv4_per_interface, "the node is known"
     );
-    let node = Node {
+    Ok(Node {
         facts,
         region: identity.region,
         address,
         subnet: (subnet, cidr),
         vpc_cidrs: interface.vpc_cidrs,
         cloud,
+        metadata: Metadata::new(imds.clone(), mac),
         links,
-    };
-    Ok((node, mac))
+    })
 }
 
 fn node_settings(settings: &Settings) -> anyhow::Result<NodeSettings> {

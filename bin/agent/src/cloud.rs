@@ -21,7 +21,7 @@ pub(crate) struct Cloud {
 }
 
 impl Cloud {
-    /// Makes a call; the kernel's side of interfaces is not made here.
+    /// Makes a call; what is the kernel's or instance metadata's is not made here.
     pub(crate) async fn call(&self, call: &Call) -> Result<Answer, Failure> {
         let action = call.action();
         let requests = self.translator.requests(call);
@@ -29,7 +29,7 @@ impl Cloud {
             return Err(Failure {
                 action,
                 kind: FailureKind::Rejected,
-                message: "it is the kernel's, not EC2's".to_owned(),
+                message: "it is not EC2's".to_owned(),
             });
         }
         let mut responses = Vec::with_capacity(requests.len());

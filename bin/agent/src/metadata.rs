@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ec2::imds::Imds;
-use ipam::ImdsEni;
+use ec2::imds::{Imds, ImdsError};
+use ipam::{Answer, Call, Failure, FailureKind, ImdsEni};
 use tokio::sync::mpsc;
 use vpc::facts::{EniId, SgId};
 
@@ -22,18 +22,54 @@ const SHARE: usize = 3;
 /// Polls at which everything is read after a change: about as long as metadata may lag.
 const EAGER: u32 = 4;
 
+/// Metadata, as the agent of one node reads it.
+#[derive(Debug, Clone)]
+pub(crate) struct Metadata {
+    imds: Imds,
+    /// The primary interface's MAC address.
+    primary: String,
+}
+
+impl Metadata {
+    pub(crate) fn new(imds: Imds, primary: String) -> Self {
+        Self { imds, primary }
+    }
+
+    /// Answers [`Call::PrimaryGroups`].
+    pub(crate) async fn primary_groups(&self) -> Result<Answer, Failure> {
+        let groups = self.groups(&self.primary).await;
+        groups.map(Answer::Groups).map_err(|error| Failure {
+            action: Call::PrimaryGroups.action(),
+            kind: FailureKind::Unclear,
+            message: error.to_string(),
+        })
+    }
+
+    /// An interface's groups, sorted.
+    async fn groups(&self, mac: &str) -> Result<Vec<SgId>, ImdsError> {
+        let path = at(mac, "security-group-ids");
+        let mut groups = self.imds.lines(&path, "a security group").await?;
+        groups.sort();
+        Ok(groups)
+    }
+}
+
+fn at(mac: &str, key: &str) -> String {
+    format!("meta-data/network/interfaces/macs/{mac}/{key}")
+}
+
 /// Tells what metadata shows, at every poll. A failure changes nothing.
-pub(crate) async fn watch(imds: &Imds, primary: String, to: &mpsc::Sender<Message>) {
+pub(crate) async fn watch(metadata: Metadata, to: &mpsc::Sender<Message>) {
     let mut watch = Watch {
         turns: Turns::default(),
-        primary,
+        metadata,
         macs: Vec::new(),
         ids: BTreeMap::new(),
         known: BTreeMap::new(),
     };
     loop {
         tokio::time::sleep(POLL).await;
-        match watch.look(imds).await {
+        match watch.look().await {
             Ok(()) => {
                 let known = watch.known.clone();
                 if to.send(Message::Imds(known)).await.is_err() {
@@ -50,26 +86,26 @@ pub(crate) async fn watch(imds: &Imds, primary: String, to: &mpsc::Sender<Messag
 
 struct Watch {
     turns: Turns,
-    primary: String,
+    metadata: Metadata,
     macs: Vec<String>,
     ids: BTreeMap<String, EniId>,
     known: BTreeMap<EniId, ImdsEni>,
 }
 
 impl Watch {
-    async fn look(&mut self, imds: &Imds) -> anyhow::Result<()> {
+    async fn look(&mut self) -> anyhow::Result<()> {
+        let imds = &self.metadata.imds;
         let before = self.known.clone();
         if self.turns.next() {
             self.macs = imds.macs().await?;
             self.ids.retain(|mac, _| self.macs.contains(mac));
         }
-        for mac in self.turns.due(&self.primary, &self.macs) {
-            let at = |key: &str| format!("meta-data/network/interfaces/macs/{mac}/{key}");
+        for mac in self.turns.due(&self.metadata.primary, &self.macs) {
             let id = match self.ids.get(&mac) {
                 Some(id) => id.clone(),
                 None => {
                     // Gone since the list was read.
-                    let Some(id) = imds.get(&at("interface-id")).await? else {
+                    let Some(id) = imds.get(&at(&mac, "interface-id")).await? else {
                         continue;
                     };
                     let id: EniId = id.parse()?;
@@ -77,9 +113,7 @@ impl Watch {
                     id
                 }
             };
-            let path = at("security-group-ids");
-            let mut groups: Vec<SgId> = imds.lines(&path, "a security group").await?;
-            groups.sort();
+            let groups = self.metadata.groups(&mac).await?;
             self.known.insert(id, ImdsEni { groups });
         }
         let there = |id: &EniId| self.ids.values().any(|other| other == id);

@@ -450,6 +450,7 @@ impl Owner {
         tracing::debug!(action = call.action(), ?call, "call");
         let Some(node) = &self.node else { return };
         let (cloud, links) = (node.cloud.clone(), node.links.clone());
+        let metadata = node.metadata.clone();
         let (known, cidr) = node.subnet.clone();
         let to = self.to_self.clone();
         tokio::spawn(async move {
@@ -478,6 +479,7 @@ impl Owner {
                         }),
                     }
                 }
+                Call::PrimaryGroups => metadata.primary_groups().await,
                 _ => cloud.call(&call).await,
             };
             // The owner is gone only when the agent ends.

@@ -107,7 +107,7 @@ pub enum Unreadable {
 }
 
 impl Translator {
-    /// The requests that make up a call, one after the other; none for what is the kernel's.
+    /// The requests that make up a call, one after the other; none for what is the kernel's or instance metadata's.
     pub fn requests(&self, call: &Call) -> Vec<Request> {
         let request = match call {
             Call::CreateEni {
@@ -206,7 +206,7 @@ impl Translator {
                 ],
                 ..Default::default()
             })),
-            Call::SetUp { .. } => return Vec::new(),
+            Call::SetUp { .. } | Call::PrimaryGroups => return Vec::new(),
         };
         vec![request]
     }

@@ -14,6 +14,7 @@ use settings::GroupSync;
 use vpc::facts::EniId;
 
 use crate::effect::{Call, Effect, OpId};
+use crate::eni::Wanted;
 use crate::event::{EniView, Failure, FailureKind, HandsOff, View};
 use crate::pool::{Backoff, Eni, Foreign, Pool, Slot, SlotState, Stage};
 use crate::types::{Blocks, Millis, addresses_of};
@@ -40,7 +41,7 @@ pub(crate) fn ask(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
         .any(|call| matches!(call, Call::Show { .. }));
     let waits = |eni: &Eni| match eni.stage {
         Stage::Confirming => true,
-        Stage::Grouping => !eni.groups_fresh,
+        Stage::Grouping => eni.wanted == Wanted::Doubtful,
         _ => false,
     };
     if pool.show.wish.is_none() && !asking && pool.enis.values().any(waits) {
@@ -69,9 +70,10 @@ pub(crate) fn failed(pool: &mut Pool, leftovers: bool, failure: Failure, now: Mi
         pool.not_ready = Some(format!("EC2 has not shown its interfaces yet: {failure}"));
     }
     pool.show.trouble = Some(failure);
-    // A new interface does not wait for the newest groups when EC2 does not tell them.
-    for eni in pool.enis.values_mut() {
-        eni.groups_fresh = true;
+    // A new interface does not wait for the newest groups when nobody tells them.
+    let doubtful = |eni: &&mut Eni| eni.wanted == Wanted::Doubtful;
+    for eni in pool.enis.values_mut().filter(doubtful) {
+        eni.wanted = Wanted::Heard;
     }
 }
 
@@ -111,7 +113,7 @@ pub(crate) fn shown(pool: &mut Pool, op: OpId, view: View, now: Millis, fx: &mut
     }
     missed(pool, op, &attached, now);
     for eni in pool.enis.values_mut().filter(|eni| eni.born < op.0) {
-        eni.groups_fresh = true;
+        eni.wanted = Wanted::Heard;
     }
     pool.returned
         .retain(|_, at| at.after(pool.config.lag) > now);
@@ -185,7 +187,7 @@ fn take_in(pool: &mut Pool, seen: &EniView, now: Millis) {
         (None, _) => Stage::Unattached,
     };
     let mut eni = new_eni(seen, stage, now);
-    eni.groups_fresh = true;
+    eni.wanted = Wanted::Heard;
     eni.synced = (eni.groups == pool.groups.primary).then(|| eni.groups.clone());
     pool.enis.insert(seen.id.clone(), eni);
     add_slots(pool, seen, pool.show.asked, now);
@@ -205,7 +207,9 @@ pub(crate) fn created(pool: &mut Pool, op: OpId, seen: &EniView, now: Millis) {
     eni.ours = true;
     eni.touched = pool.next_op - 1;
     eni.born = op.0;
-    eni.groups_fresh = pool.show.last > op.0 || pool.config.group_sync == GroupSync::AtStart;
+    if pool.show.last > op.0 || pool.config.group_sync == GroupSync::AtStart {
+        eni.wanted = Wanted::Heard;
+    }
     pool.enis.entry(seen.id.clone()).or_insert(eni);
     add_slots(pool, seen, now, now);
 }
@@ -231,7 +235,7 @@ fn new_eni(seen: &EniView, stage: Stage, now: Millis) -> Eni {
             .is_some_and(|a| a.delete_on_termination),
         protect_retry: Backoff::default(),
         group_retry: Backoff::default(),
-        groups_fresh: false,
+        wanted: Wanted::Unheard,
         synced: None,
         touched: 0,
         attached_at: now,

@@ -158,6 +158,10 @@ fn answered(
             adopt::assigned(pool, &eni, &blocks, now);
         }
         (Call::ShowSubnets, Ok(Answer::Subnets(seen))) => subnets::shown(pool, seen),
+        (Call::PrimaryGroups, Ok(Answer::Groups(seen))) => {
+            groups::primary_read(pool, op, Some(&seen), now);
+        }
+        (Call::PrimaryGroups, _) => groups::primary_read(pool, op, None, now),
         (Call::ShowSubnets, result) => subnets::failed(pool, failure(action, result), now),
         (Call::Assign { eni, want }, result) => {
             grow::assign_failed(pool, &eni, want, failure(action, result), now);

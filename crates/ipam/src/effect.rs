@@ -97,6 +97,8 @@ pub enum Call {
     },
     /// DescribeSubnets of the node's VPC and zone.
     ShowSubnets,
+    /// The primary interface's security groups in instance metadata, which costs no EC2 call.
+    PrimaryGroups,
     /// The kernel's side of a secondary interface: link up, address, table, rule.
     SetUp {
         /// Which.
@@ -113,7 +115,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// The EC2 action, or the step in the kernel; for logs, metrics and reasons.
+    /// The EC2 action, or what else is asked; for logs, metrics and reasons.
     pub fn action(&self) -> &'static str {
         match self {
             Self::CreateEni { .. } => "CreateNetworkInterface",
@@ -127,6 +129,7 @@ impl Call {
             Self::DeleteEni { .. } => "DeleteNetworkInterface",
             Self::Show { .. } => "DescribeNetworkInterfaces",
             Self::ShowSubnets => "DescribeSubnets",
+            Self::PrimaryGroups => "instance metadata",
             Self::SetUp { .. } => "interface set-up",
         }
     }

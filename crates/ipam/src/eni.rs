@@ -50,8 +50,8 @@ pub struct Eni {
     pub(crate) protected: bool,
     pub(crate) protect_retry: Backoff,
     pub(crate) group_retry: Backoff,
-    /// EC2 has shown the primary's groups since this one was created.
-    pub(crate) groups_fresh: bool,
+    /// What has been heard of the primary's groups since this one was created.
+    pub(crate) wanted: Wanted,
     /// The primary's groups that EC2 has last shown on it: if they are still the primary's and it
     /// has others, somebody set those by hand.
     pub(crate) synced: Option<Vec<SgId>>,
@@ -65,6 +65,18 @@ pub struct Eni {
     pub(crate) missing_since: Option<Millis>,
     /// Addresses whose return had an unclear end; repeated until EC2 says that they are gone.
     pub(crate) doubt: Option<(Blocks, Backoff)>,
+}
+
+/// What has been heard of the primary interface's groups since an interface was created. That it has
+/// the groups that it was created with, the answer to the create says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Nothing: somebody may have changed them. Instance metadata is read.
+    Unheard,
+    /// Metadata shows others than the pool knows, or cannot be read: EC2 is asked.
+    Doubtful,
+    /// They are as the pool knows them.
+    Heard,
 }
 
 /// Where an interface is in its life.

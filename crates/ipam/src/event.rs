@@ -89,6 +89,8 @@ pub enum Answer {
     Assigned(Blocks),
     /// The subnets of the node's zone.
     Subnets(Vec<SubnetView>),
+    /// The primary interface's groups as instance metadata shows them, sorted.
+    Groups(Vec<SgId>),
     /// What EC2 shows.
     Shown(View),
     /// Done; nothing to say.

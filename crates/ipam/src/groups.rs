@@ -7,16 +7,21 @@
 //! to all interfaces either way, as does what differs when the agent starts: nobody knows then whose
 //! doing that is. Instance metadata, which costs no EC2 call,
 //! is only the bell: it makes the pool ask EC2, it never decides.
+//!
+//! A new interface is created with the groups that the pool knows as the primary's, and EC2's answer
+//! says which it has. What it cannot say is whether the primary still has them: before pods get the
+//! interface, metadata is read, and EC2 asked when metadata shows others or cannot be read.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use settings::{GroupDrift, GroupSync};
-use vpc::facts::EniId;
+use vpc::facts::{EniId, SgId};
 
-use crate::effect::{Call, Effect};
+use crate::effect::{Call, Effect, OpId};
+use crate::eni::Wanted;
 use crate::event::{Failure, FailureKind, ImdsEni};
-use crate::pool::{Backoff, Eni, Pool};
+use crate::pool::{Backoff, Eni, Pool, Stage};
 use crate::types::Millis;
 
 pub(crate) fn imds(pool: &mut Pool, seen: BTreeMap<EniId, ImdsEni>) {
@@ -32,6 +37,7 @@ pub(crate) fn drive(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
     if !pool.syncs_groups() {
         return;
     }
+    read_for_new_ones(pool, effects);
     let report_only = pool.config.group_drift == GroupDrift::Report;
     let wrong = |eni: &&Eni| {
         pool.is_synced_kind(eni)
@@ -49,6 +55,32 @@ pub(crate) fn drive(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
     for eni in wrong {
         let groups = pool.groups.primary.clone();
         pool.call(Call::SetGroups { eni, groups }, effects);
+    }
+}
+
+/// A new interface is about to serve: are the groups that it has still the primary's?
+fn read_for_new_ones(pool: &mut Pool, effects: &mut Vec<Effect>) {
+    let about = |eni: &Eni| {
+        matches!(eni.stage, Stage::Plumbing | Stage::Grouping) && eni.wanted == Wanted::Unheard
+    };
+    let reading = |call: &Call| matches!(call, Call::PrimaryGroups);
+    if pool.enis.values().any(about) && !pool.ops.values().any(reading) {
+        pool.call(Call::PrimaryGroups, effects);
+    }
+}
+
+/// Metadata showed the primary's groups, or could not be read: then EC2 must be asked.
+pub(crate) fn primary_read(pool: &mut Pool, op: OpId, seen: Option<&[SgId]>, now: Millis) {
+    let wanted = match seen {
+        Some(groups) if *groups == *pool.groups.primary => Wanted::Heard,
+        _ => Wanted::Doubtful,
+    };
+    let waits = |eni: &&mut Eni| eni.wanted == Wanted::Unheard && eni.born < op.0;
+    let mut waiting = pool.enis.values_mut().filter(waits).peekable();
+    let somebody = waiting.peek().is_some();
+    waiting.for_each(|eni| eni.wanted = wanted);
+    if somebody && wanted == Wanted::Doubtful {
+        pool.wish(now, false);
     }
 }
 
@@ -87,7 +119,7 @@ fn ask_when_metadata_disagrees(pool: &mut Pool, now: Millis) {
 pub(crate) fn set(
     pool: &mut Pool,
     id: &EniId,
-    groups: Vec<vpc::facts::SgId>,
+    groups: Vec<SgId>,
     result: Result<(), Failure>,
     now: Millis,
 ) {
@@ -116,7 +148,7 @@ pub(crate) fn set(
 }
 
 /// EC2 shows an interface's groups.
-pub(crate) fn shown(pool: &mut Pool, id: &EniId, groups: &[vpc::facts::SgId], now: Millis) {
+pub(crate) fn shown(pool: &mut Pool, id: &EniId, groups: &[SgId], now: Millis) {
     let equal = *groups == *pool.groups.primary;
     let failures = pool.enis.get(id).map_or(0, |eni| eni.group_retry.failures);
     let (first, most) = (Duration::from_secs(1), Duration::from_secs(30));

@@ -1,9 +1,11 @@
 //! More addresses: first on interfaces that have room, then on new interfaces.
 //!
-//! A waiting pod makes the pool grow in the same step; several interfaces are created at once when
-//! one does not do. What EC2 refuses is not asked for again before a back-off ([`crate::ways`]); a
-//! subnet that is nearly full is asked for half as much each time, down to one. Where a subnet has
-//! no /28 in one piece, single addresses stand in for prefixes until one can be had.
+//! A waiting pod makes the pool grow in the same step, or, where the exact number is asked for,
+//! after the few milliseconds in which the pods of its burst come; several interfaces are created at
+//! once when one does not do. What EC2 refuses is not asked for again before a back-off
+//! ([`crate::ways`]); a subnet that is nearly full is asked for half as much each time, down to one.
+//! Where a subnet has no /28 in one piece, single addresses stand in for prefixes until one can be
+//! had.
 
 use std::time::Duration;
 
@@ -25,9 +27,13 @@ pub(crate) fn plan(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
     let unit = pool.unit();
     let short = arithmetic::short(pool.targets(), pool.stock(false));
     if short == 0 {
+        pool.short_since = None;
         return;
     }
     cancel_removals(pool, now);
+    if gathers(pool, now) {
+        return;
+    }
     let missing = more(pool, unit, short, now, effects);
     if missing == 0 || unit == Unit::Address {
         return;
@@ -40,6 +46,13 @@ pub(crate) fn plan(pool: &mut Pool, now: Millis, effects: &mut Vec<Effect>) {
         let short = arithmetic::short(targets, pool.stock(true));
         more(pool, Unit::Address, short, now, effects);
     }
+}
+
+/// Whether what is short is not asked for yet, since more of the same burst may follow. Whole
+/// interfaces are asked for at once: they have room for what follows.
+fn gathers(pool: &mut Pool, now: Millis) -> bool {
+    let since = *pool.short_since.get_or_insert(now);
+    pool.config.warm.by_address() && since.after(pool.config.gather) > now
 }
 
 /// Asks for what is short, in a unit; returns how much of it could not be asked for.
@@ -176,10 +189,6 @@ fn create(pool: &mut Pool, unit: Unit, short: u32, now: Millis, effects: &mut Ve
     };
     pool.call(birth.call(), effects);
     pool.births.push(birth);
-    if pool.config.group_sync != GroupSync::AtStart {
-        // The copy may be old: EC2 is asked while it creates, and the interface waits for that.
-        pool.wish(now, false);
-    }
     want.addresses()
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use vpc::facts::EniId;
 
 use crate::effect::{Call, Effect, Record};
+use crate::eni::Wanted;
 use crate::event::{Failure, FailureKind, HandsOff};
 use crate::pool::{Eni, Pool, Stage};
 use crate::types::{AttachmentId, Millis, Want};
@@ -91,8 +92,9 @@ fn free_device(pool: &Pool) -> Option<u32> {
     (1..100).find(|device| !taken(*device))
 }
 
-/// In service only with the primary's groups, as far as they can be had: what EC2 has refused once
-/// goes on in the background, pods do not wait for it.
+/// In service only with the primary's groups, as far as they can be had: EC2 has said that it has
+/// them (it does when it creates or sets them), and the primary's have been heard since it was
+/// created. What EC2 has refused once goes on in the background, pods do not wait for it.
 fn settle_groups(pool: &mut Pool, id: &EniId, now: Millis) {
     let sync = pool.syncs_groups();
     let primary = &pool.groups.primary;
@@ -103,7 +105,7 @@ fn settle_groups(pool: &mut Pool, id: &EniId, now: Millis) {
     else {
         return;
     };
-    let settled = eni.groups_fresh && eni.groups == *primary;
+    let settled = eni.wanted == Wanted::Heard && eni.groups == *primary;
     if !sync || settled || eni.group_retry.failures > 0 {
         eni.enter(Stage::Ready, now);
         eni.trouble = None;

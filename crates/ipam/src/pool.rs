@@ -49,6 +49,8 @@ pub struct Pool {
     pub(crate) groups: Groups,
     pub(crate) show: Show,
     pub(crate) surplus: Option<Surplus>,
+    /// Since when something is short, and not asked for.
+    pub(crate) short_since: Option<Millis>,
 }
 
 /// What is on its way.
@@ -173,6 +175,7 @@ impl Pool {
             groups: Groups::default(),
             show: Show::default(),
             surplus: None,
+            short_since: None,
         }
     }
 
@@ -439,6 +442,7 @@ impl Pool {
             times.push(self.subnets.retry.until);
             times.extend(self.births.iter().map(|b| b.retry.until));
             times.extend(self.show.recheck);
+            times.extend(self.short_since.map(|at| at.after(self.config.gather)));
             times.extend(
                 self.surplus
                     .map(|surplus| surplus.since.after(self.config.shrink_after)),
@@ -465,7 +469,10 @@ impl Call {
     /// The interface that it is about.
     pub fn eni(&self) -> Option<&EniId> {
         match self {
-            Self::CreateEni { .. } | Self::Show { .. } | Self::ShowSubnets => None,
+            Self::CreateEni { .. }
+            | Self::Show { .. }
+            | Self::ShowSubnets
+            | Self::PrimaryGroups => None,
             Self::AttachEni { eni, .. }
             | Self::SetDeleteOnTermination { eni, .. }
             | Self::Assign { eni, .. }

@@ -277,6 +277,9 @@ pub struct Config {
     /// How long EC2's answers may lag behind its acts; what a young change contradicts is not
     /// believed for this long.
     pub lag: Duration,
+    /// How long what is short is gathered before EC2 is asked for it, where the warm targets count
+    /// addresses: a burst's pods come within milliseconds of each other, and one call does for all.
+    pub gather: Duration,
     /// How long a surplus must last before any of it is given back.
     pub shrink_after: Duration,
     /// How often leftovers are looked for.
@@ -303,6 +306,8 @@ impl Config {
             patience: Duration::from_secs(20),
             boot_patience: Duration::from_secs(3),
             lag: Duration::from_secs(60),
+            // A tenth of what EC2 takes for one call, which the rest of the burst would wait for.
+            gather: Duration::from_millis(30),
             shrink_after: Duration::from_secs(60),
             sweep_every: Duration::from_secs(3600),
             seed,

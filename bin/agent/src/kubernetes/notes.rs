@@ -138,7 +138,8 @@ fn kind(call: &Call, failure: &Failure) -> Option<&'static str> {
         Call::Unassign { .. }
         | Call::SetDeleteOnTermination { .. }
         | Call::Show { .. }
-        | Call::ShowSubnets => None,
+        | Call::ShowSubnets
+        | Call::PrimaryGroups => None,
     }
 }
 

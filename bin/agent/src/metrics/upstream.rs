@@ -20,9 +20,10 @@ pub(super) fn error_of(call: &Call) -> Option<&'static str> {
         Call::DetachEni { .. } | Call::DeleteEni { .. } => "decreaseIPPoolFreeENIFailed",
         Call::Unassign { .. } => "decreaseIPPool",
         Call::Show { .. } => "reconcileFailedGetENIs",
-        Call::SetDeleteOnTermination { .. } | Call::SetGroups { .. } | Call::ShowSubnets => {
-            return None;
-        }
+        Call::SetDeleteOnTermination { .. }
+        | Call::SetGroups { .. }
+        | Call::ShowSubnets
+        | Call::PrimaryGroups => return None,
     })
 }
 

@@ -29,7 +29,7 @@ pub(crate) enum Invariant {
     Recorded,
     /// A cordoned node keeps its interfaces.
     Cordon,
-    /// Every interface carries the primary's groups.
+    /// Every interface carries the primary's groups, a new one before pods get it.
     Groups,
     /// The same thing is not asked for twice at once.
     Doubled,

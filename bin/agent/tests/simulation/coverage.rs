@@ -19,7 +19,7 @@ pub(crate) struct Coverage {
     pub(crate) seen: BTreeMap<&'static str, u64>,
 }
 
-pub(crate) const CALLS: [&str; 10] = [
+pub(crate) const CALLS: [&str; 11] = [
     "CreateNetworkInterface",
     "AttachNetworkInterface",
     "ModifyNetworkInterfaceAttribute",
@@ -30,6 +30,7 @@ pub(crate) const CALLS: [&str; 10] = [
     "SetGroups",
     "DescribeNetworkInterfaces",
     "interface set-up",
+    "instance metadata",
 ];
 
 pub(crate) const STAGES: [Stage; 10] = [

@@ -91,6 +91,7 @@ pub(crate) fn build(seed: u64, mutant: Option<Mutant>) -> World {
     // Interfaces come and go more often where a surplus need not last as long.
     let shrink_after = *rng.pick(&[60, 10, 5]);
     config.shrink_after = Duration::from_secs(shrink_after);
+    config.gather = Duration::from_millis(*rng.pick(&[0, 30]));
     config.discovery = discovery;
     config.group_sync = if rng.chance(25) {
         GroupSync::AtStart
@@ -106,6 +107,11 @@ pub(crate) fn build(seed: u64, mutant: Option<Mutant>) -> World {
     world.faulty = *rng.pick(&[0, 15, 35, 60]);
     world.favourite = *rng.pick(&STRIKES);
     world.lagging = rng.chance(50);
+    if mutant == Some(Mutant::MetadataAssumed) {
+        // Its moment is a create during which EC2 is not asked for another reason.
+        world.config.group_sync = GroupSync::UntilConfirmed;
+        world.faulty = 0;
+    }
     if mutant == Some(Mutant::ReturnNotRecorded) {
         // Its moment is a kill right after a return that EC2 does not show yet.
         world.config.warm = WARM[3];
@@ -250,6 +256,11 @@ fn meddle(world: &mut World) -> Check {
         for _ in 0..world.node.limits.interfaces {
             world.sky.attach_foreign(0, now);
         }
+    }
+    // What the new interface gets is not the primary's any more.
+    if attaching && world.rng.chance(15) {
+        let World { sky, rng, .. } = world;
+        sky.change_groups(true, rng, now);
     }
     let going = |c: &&ipam::Call| {
         matches!(

@@ -32,6 +32,7 @@ impl World {
         self.ledger.forget_waiting();
         self.decided.clear();
         self.confirmed.clear();
+        self.words = Default::default();
         self.wake = None;
         self.stalled = 0;
         self.now += *self.rng.pick(&[0, 0, 500, 3_000, 40_000]);

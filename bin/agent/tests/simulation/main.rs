@@ -17,9 +17,11 @@ mod episode;
 mod ledger;
 mod life;
 mod mutants;
+mod node;
 mod people;
 mod rng;
 mod sky;
+mod words;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,5 +1,6 @@
 //! Planted bugs, between pool and shell: each must be found, by an invariant that says what it does.
 
+use branchline_agent::translate::Request;
 use ipam::{Answer, Blocks, Call, Effect, EniView, Failure, Record};
 
 use crate::broken::Invariant;
@@ -22,6 +23,8 @@ pub(crate) enum Mutant {
     DeleteSkipped,
     ProtectionSkipped,
     GroupsNotSet,
+    GroupsAssumed,
+    MetadataAssumed,
     LeftoversNotSwept,
     ForeignShownAsOurs,
     OldViewShown,
@@ -57,6 +60,8 @@ pub(crate) const MUTANTS: &[(Mutant, &[Invariant])] = {
         (M::DeleteSkipped, &[I::Leak]),
         (M::ProtectionSkipped, &[I::Leak]),
         (M::GroupsNotSet, &[I::Groups]),
+        (M::GroupsAssumed, &[I::Groups]),
+        (M::MetadataAssumed, &[I::Groups]),
         (M::LeftoversNotSwept, &[I::Leak]),
         (
             M::ForeignShownAsOurs,
@@ -130,9 +135,22 @@ pub(crate) fn skips(mutant: Option<Mutant>, call: &Call) -> bool {
     )
 }
 
+/// What a shell with the bug asks EC2 for.
+pub(crate) fn request(mutant: Option<Mutant>, request: Request) -> Request {
+    match (mutant, request) {
+        (Some(Mutant::GroupsAssumed), Request::Create(mut create)) => {
+            // EC2 takes the VPC's default group.
+            create.groups.clear();
+            Request::Create(create)
+        }
+        (_, request) => request,
+    }
+}
+
 /// What the pool hears, as a shell with the bug would tell it. `before` is what EC2 showed last.
 pub(crate) fn answer(
     mutant: Option<Mutant>,
+    call: &Call,
     result: Result<Answer, Failure>,
     before: &mut Option<ipam::View>,
 ) -> Result<Answer, Failure> {
@@ -144,6 +162,19 @@ pub(crate) fn answer(
     let changed = match (mutant, result) {
         (Some(M::OldViewShown), Ok(Answer::Shown(view))) => {
             Ok(Answer::Shown(before.clone().unwrap_or(view)))
+        }
+        (Some(M::GroupsAssumed), Ok(Answer::Created(mut new))) => {
+            if let Call::CreateEni { groups, .. } = call {
+                new.groups.clone_from(groups);
+            }
+            Ok(Answer::Created(new))
+        }
+        (Some(M::MetadataAssumed), Ok(Answer::Groups(seen))) => {
+            let last = before.iter().flat_map(|view| &view.enis);
+            let mut primary =
+                last.filter(|eni| eni.attachment.as_ref().is_some_and(|a| a.device == 0));
+            let assumed = primary.next().map(|eni| eni.groups.clone());
+            Ok(Answer::Groups(assumed.unwrap_or(seen)))
         }
         (Some(M::ForeignShownAsOurs), Ok(Answer::Shown(mut view))) => {
             for eni in &mut view.enis {

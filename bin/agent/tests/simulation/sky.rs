@@ -54,14 +54,14 @@ pub(crate) const STRIKES: [Strike; 10] = [
 impl Strike {
     /// Whether EC2 has such a thing for an action.
     pub(crate) fn fits(self, action: &str) -> bool {
-        let kernel = action == "interface set-up";
+        let elsewhere = matches!(action, "interface set-up" | "instance metadata");
         match self {
             Self::AccountLimit => action == "CreateNetworkInterface",
             Self::Partial => action == "AssignPrivateIpAddresses",
-            // The client repeats nothing that could be done twice; the kernel is not called by it.
-            Self::Repeated => action != "AssignPrivateIpAddresses" && !kernel,
-            // The kernel is not throttled and knows no accounts.
-            Self::Throttled | Self::Denied => !kernel,
+            // The client repeats nothing that could be done twice; only EC2 is called by it.
+            Self::Repeated => action != "AssignPrivateIpAddresses" && !elsewhere,
+            // Kernel and metadata know no accounts.
+            Self::Throttled | Self::Denied => !elsewhere,
             _ => true,
         }
     }
@@ -386,6 +386,12 @@ impl Sky {
             seen.insert(id.parse().unwrap(), ImdsEni { groups });
         }
         seen
+    }
+
+    /// The primary interface's groups in it.
+    pub(crate) fn primary_groups(&mut self, now: u64) -> Option<Vec<SgId>> {
+        let primary = self.primary(now).view.id;
+        self.metadata(now).remove(&primary).map(|seen| seen.groups)
     }
 
     // ------------------------------------------------ what is true

@@ -8,6 +8,7 @@ use ipam::{
     Answer, Call, ClientToken, Config, Effect, Event, Failure, FailureKind, Key, Millis, NodeFacts,
     OpId, Pod, Pool, Refusal, Reply, Stage, View, step,
 };
+use settings::GroupSync;
 use vpc::facts::EniId;
 
 use crate::broken::{Check, ensure};
@@ -16,6 +17,7 @@ use crate::ledger::Ledger;
 use crate::mutants::{self, Mutant};
 use crate::rng::Rng;
 use crate::sky::{Sky, Strike};
+use crate::words::Words;
 
 /// How long EC2's views lag at most.
 pub(crate) const LAG: u64 = 30_000;
@@ -31,7 +33,7 @@ pub(crate) struct Flight {
     /// Requests not sent yet, the last one first.
     pub(crate) requests: Vec<Request>,
     responses: Vec<Response>,
-    strike: Option<Strike>,
+    pub(super) strike: Option<Strike>,
     struck: bool,
     pub(crate) result: Option<Result<Answer, Failure>>,
 }
@@ -68,6 +70,7 @@ pub(crate) struct World {
     /// Which step decided that an interface goes, and which step's question EC2 has answered with it.
     pub(crate) decided: BTreeMap<EniId, u64>,
     pub(crate) confirmed: BTreeMap<EniId, u64>,
+    pub(crate) words: Words,
     last_view: Option<View>,
 }
 
@@ -98,6 +101,7 @@ impl World {
             mutant: None,
             decided: BTreeMap::new(),
             confirmed: BTreeMap::new(),
+            words: Words::default(),
             last_view: None,
         }
     }
@@ -123,6 +127,9 @@ impl World {
         let leaving = self.leaving();
         let effects = step(&mut self.pool, event, at);
         self.decisions();
+        if self.config.group_sync != GroupSync::AtStart {
+            self.words.serving(&self.pool)?;
+        }
         if self.cordoned {
             let more: Vec<_> = self.leaving().difference(&leaving).cloned().collect();
             ensure!(more.is_empty(), Cordon, "{more:?} go from a cordoned node");
@@ -415,10 +422,13 @@ impl World {
             let eni = eni.clone();
             return Some(self.set_up(&eni, flight));
         }
+        if call == Call::PrimaryGroups {
+            return Some(self.primary_groups(flight));
+        }
         if mutants::skips(self.mutant, &call) {
             return Some(Ok(Answer::Done));
         }
-        let request = flight.requests.pop()?;
+        let request = mutants::request(self.mutant, flight.requests.pop()?);
         let strike = flight.strike.filter(|_| !flight.struck);
         flight.struck = true;
         let answer = self.lagging(|sky, now| sky.ask(&request, strike, now));
@@ -436,7 +446,7 @@ impl World {
     }
 
     /// With views as old as they may be this time.
-    fn lagging<T>(&mut self, ask: impl FnOnce(&mut Sky, u64) -> T) -> T {
+    pub(super) fn lagging<T>(&mut self, ask: impl FnOnce(&mut Sky, u64) -> T) -> T {
         let now = self.now;
         if !self.lagging {
             return ask(&mut self.sky, now);
@@ -455,25 +465,6 @@ impl World {
         answer
     }
 
-    /// The kernel's side: works once the link is there.
-    fn set_up(&mut self, eni: &EniId, flight: &Flight) -> Result<Answer, Failure> {
-        let fail = |kind, message: &str| {
-            Err(Failure {
-                action: "interface set-up",
-                kind,
-                message: message.to_owned(),
-            })
-        };
-        let truth = self.sky.truth(self.now);
-        let linked = truth.get(eni).is_some_and(|fact| fact.linked);
-        match flight.strike {
-            Some(Strike::Rejected) => fail(FailureKind::Rejected, "by plan"),
-            Some(_) => fail(FailureKind::Unclear, "by plan"),
-            None if !linked => fail(FailureKind::NotFound, "no link appeared"),
-            None => Ok(Answer::Done),
-        }
-    }
-
     fn hear(&mut self, op: OpId, flight: Flight, result: Result<Answer, Failure>) -> Check {
         let Flight {
             call,
@@ -482,6 +473,7 @@ impl World {
             ..
         } = flight;
         self.cover(&call, strike, &result);
+        self.words.heard(op, &call, &result);
         if let Ok(Answer::Shown(view)) = &result {
             for eni in view
                 .enis
@@ -494,7 +486,7 @@ impl World {
         if self.mutant == Some(Mutant::AnswerDropped) && self.rng.chance(10) {
             return Ok(());
         }
-        let result = mutants::answer(self.mutant, result, &mut self.last_view);
+        let result = mutants::answer(self.mutant, &call, result, &mut self.last_view);
         self.feed(Event::Answered { op, result })
     }
 
@@ -572,11 +564,6 @@ impl World {
             self.delete_key(key)?;
         }
         Ok(())
-    }
-
-    pub(crate) fn metadata(&mut self) -> Check {
-        let seen = self.lagging(Sky::metadata);
-        self.feed(Event::Imds(seen))
     }
 
     fn check(&mut self) -> Check {

@@ -36,6 +36,7 @@ pub(crate) fn config(warm: WarmTargets) -> Config {
     let mut config = Config::new(&Settings::default(), 1);
     config.warm = warm;
     config.discovery = false;
+    config.gather = Duration::ZERO;
     config
 }
 
@@ -105,7 +106,7 @@ pub(crate) struct Bed {
     pub(crate) calls: BTreeMap<OpId, Call>,
     pub(crate) records: Vec<Record>,
     pub(crate) replies: BTreeMap<Ticket, Reply>,
-    /// Calls made so far, the questions what EC2 shows left out.
+    /// Calls made so far, questions left out.
     pub(crate) changes: Vec<Call>,
     wake: Option<Millis>,
     next: u64,
@@ -156,7 +157,10 @@ impl Bed {
         for effect in step(&mut self.pool, event, self.now) {
             match effect {
                 Effect::Call(op, call) => {
-                    if !matches!(call, Call::Show { .. } | Call::ShowSubnets) {
+                    if !matches!(
+                        call,
+                        Call::Show { .. } | Call::ShowSubnets | Call::PrimaryGroups
+                    ) {
                         self.changes.push(call.clone());
                     }
                     self.calls.insert(op, call);
@@ -208,6 +212,18 @@ impl Bed {
             let enis = enis.to_vec();
             self.answer(op, Ok(Answer::Shown(View { enis })));
         }
+    }
+
+    /// Metadata answers which groups the primary interface has, or does not.
+    pub(crate) fn metadata(&mut self, groups: Result<&[&str], FailureKind>) {
+        let op = self.find(|call| matches!(call, Call::PrimaryGroups));
+        let op = op.unwrap_or_else(|| panic!("metadata is not read: {:?}", self.calls));
+        let groups = groups.map(|groups| groups.iter().map(|group| sg(group)).collect());
+        let answer = groups.map(Answer::Groups);
+        self.answer(
+            op,
+            answer.map_err(|kind| failure("instance metadata", kind)),
+        );
     }
 
     pub(crate) fn show_subnets(&mut self, subnets: &[SubnetView]) {
@@ -297,6 +313,7 @@ impl Bed {
         self.answer(op, Ok(Answer::Attached(attachment.clone())));
         self.done("interface set-up");
         self.done("ModifyNetworkInterfaceAttribute");
+        self.metadata(Ok(&["sg-a"]));
         new.attachment = Some(Attached {
             id: attachment,
             device,

@@ -8,6 +8,7 @@
 
 mod bed;
 mod calm;
+mod newcomers;
 mod places;
 mod prefixes;
 mod reasons;
