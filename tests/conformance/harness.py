@@ -5,6 +5,7 @@ by element against botocore's own model: an element that the model lacks, or a t
 type, fails the call.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/common"))
+from trials import until  # noqa: E402  one way to wait, for all tests
+
 # Values that EC2 answers although its model does not list them.
 KNOWN = {
     ("CreateNetworkInterface.networkInterface.status", "pending"),
@@ -43,6 +47,12 @@ class Checks:
 
     def equal(self, name, got, expected):
         self.that(name, got == expected, f"\n  got      {got!r}\n  expected {expected!r}")
+
+    def becomes(self, name, ask, expected):
+        """`ask()` gives it after a while."""
+        with contextlib.suppress(AssertionError):
+            until(60, name, lambda: ask() == expected)
+        self.equal(name, ask(), expected)
 
     def error(self, name, call, code, status=None, message=None):
         """Runs `call`, which must answer the error `code`."""

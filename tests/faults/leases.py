@@ -16,7 +16,7 @@ def saved(node, pods):
     def listed():
         text = json.loads(node.shell(f"cat {FILES}/ipam.json"))
         return sorted(a["ipv4"] for a in text["allocations"]) == sorted(pods.values())
-    until(5, f"the checkpoint lists {pods}", listed)
+    until(60, f"the checkpoint lists {pods}", listed)
 
 
 def aged(node, files=f"{FILES}/ipam"):
@@ -40,7 +40,8 @@ BROKEN = {
 
 def test_broken_checkpoints_under_running_pods():
     """Connections go on, pods keep their addresses, nobody is given one twice, a later DEL frees."""
-    with Node() as node:
+    # Long enough to be seen at rest, however late this looks.
+    with Node(IP_COOLDOWN_PERIOD="20") as node:
         node.start()
         pods = node.run("api", 6, command=SERVE)
         traffic = node.stream(pods)
@@ -60,18 +61,18 @@ def test_broken_checkpoints_under_running_pods():
             if how in ("cut", "missing with all beside it"):
                 unbroken(traffic)
                 node.delete(gone)
-                until(15, f"{address} is free: {how}", lambda: address not in node.leases())
+                until(60, f"{address} is free: {how}", lambda: address not in node.leases())
                 left = node.pods()
                 traffic = node.stream(left)
             print(f"    {how}: {found[:110]}")
         new = node.begin("new", 4, retry=60)
-        told, _ = new.communicate(timeout=90)
+        told, _ = new.communicate(timeout=120)
         assert new.returncode == 0, told
         everybody = node.pods()
         assert len(set(everybody.values())) == len(everybody) == 8, everybody
         unbroken(traffic)
         node.delete(*everybody)
-        until(15, lambda: f"all are free: {node.leases()}", lambda: not node.leases())
+        until(60, lambda: f"all are free: {node.leases()}", lambda: not node.leases())
         assert node.wired()[0] == set(), "no rule of a pod is left"
 
 
@@ -115,12 +116,12 @@ def test_a_pod_that_vanishes_under_a_running_agent():
         link = re.search(rf"{re.escape(pods['api-1'])} dev (\S+)", node.shell("ip route")).group(1)
         node.inside("ip", "link", "del", link)
         began = time.monotonic()
-        until(30, "its address is taken back", lambda: pods["api-1"] not in node.leases())
+        until(90, "its address is taken back", lambda: pods["api-1"] not in node.leases())
         state = node.state()
         released = state["leases"]["recent"][0]
         assert (released["address"], released["pod"], released["why"]) == (pods["api-1"], "default/api-1", "no-link"), released
         assert state["leases"]["released"] == 1 and pods["api-2"] in node.leases(), state["leases"]
-        assert pods["api-1"] not in node.wired()[0], "its rules go as well"
+        until(60, "its rules go as well", lambda: pods["api-1"] not in node.wired()[0])
         print(f"    taken back after {time.monotonic() - began:.1f} s")
         # The DEL comes after all, and takes nothing from anybody.
         node.run("more", 4)
@@ -156,12 +157,12 @@ def test_a_full_disk_under_the_checkpoint():
         node.shell(f"mkdir {tiny}; mount -t tmpfs -o size=64k,mode=755 tmpfs {tiny}")
         node.start()
         pods = node.run("api", 2)
-        until(5, "the checkpoint is written", lambda: not node.state()["checkpoint"]["dirty"])
+        until(60, "the checkpoint is written", lambda: not node.state()["checkpoint"]["dirty"])
         node.shell(f"dd if=/dev/zero of={tiny}/fill bs=1k 2>/dev/null; true")
         before = node.state()["pool"]
         for _ in range(3):
             refused = node.begin("full", 1, retry=0)
-            told, _ = refused.communicate(timeout=30)
+            told, _ = refused.communicate(timeout=120)
             assert refused.returncode != 0, told
             for word in ("ipam.journal", "No space left on device", "is the disk full?"):
                 assert word in told, f"no {word!r} in {told}"
@@ -179,7 +180,7 @@ def test_a_full_disk_under_the_checkpoint():
         assert set(node.leases()) == set(pods.values())
         node.shell(f"rm {tiny}/fill")
         node.run("after", 2)
-        until(10, "the checkpoint is written again", lambda: not node.state()["checkpoint"]["trouble"]
+        until(60, "the checkpoint is written again", lambda: not node.state()["checkpoint"]["trouble"]
               and not node.state()["checkpoint"]["dirty"])
         node.kill()
         aged(node, f"{tiny}/ipam")
@@ -216,7 +217,7 @@ def test_a_second_agent():
         pods = node.run("api", 2)
         saved(node, pods)
         env = [f"{k}={v}" for k, v in {**node.variables, "AWS_VPC_K8S_CNI_LOG_FILE": "stderr"}.items()]
-        agent = node.lab("node", "exec", "n1", "--", "env", "-i", *env, "timeout", "10",
+        agent = node.lab("node", "exec", "n1", "--", "env", "-i", *env, "timeout", "60",
                          node_agent(), "addresses", exit=1)
         assert "ipamd.lock is locked" in agent.stderr + agent.stdout, agent.stderr
         node.run("more", 2)
@@ -254,15 +255,15 @@ def test_connections_of_a_pod_that_is_gone_are_forgotten():
         node.shell("nft 'add table ip faults; add chain ip faults c { type filter hook prerouting priority 0; }; "
                    "add rule ip faults c ct state new counter'")
         send = ("import socket, time; s = socket.socket(type=socket.SOCK_DGRAM); "
-                "s.sendto(b'x', ('10.0.1.200', 53)); time.sleep(1000)")
+                "[(s.sendto(b'x', ('10.0.1.200', 53)), time.sleep(1)) for _ in range(1000)]")
         (name, address), = node.run("api", 1, command=(sys.executable, "-c", send)).items()
 
         def remembered(of):
             return [line for line in node.shell("cat /proc/net/nf_conntrack").splitlines() if f"src={of} " in line]
-        until(5, "the packet is tracked", lambda: remembered(address))
+        until(60, "the packet is tracked", lambda: remembered(address))
         (_, other), = node.run("web", 1, command=(sys.executable, "-c", send)).items()
-        until(5, "the other packet is tracked", lambda: remembered(other))
+        until(60, "the other packet is tracked", lambda: remembered(other))
         node.delete(name)
         # Before the address has rested; by itself an entry without an answer stays for 30 s.
-        until(COOLDOWN + 1, "it is forgotten", lambda: not remembered(address))
+        until(20, "it is forgotten", lambda: not remembered(address))
         assert remembered(other), "a running pod's connections stay"

@@ -25,7 +25,7 @@ AGENT = {
     "AWS_VPC_K8S_PLUGIN_LOG_FILE": "/var/log/aws-routed-eni/plugin.log",
     "WARM_IP_TARGET": "5", "IP_COOLDOWN_PERIOD": str(COOLDOWN),
 }
-PAGE = "import sys, urllib.request as u; print(u.urlopen('http://127.0.0.1:61679' + sys.argv[1], timeout=5).read().decode())"
+PAGE = "import sys, urllib.request as u; print(u.urlopen('http://127.0.0.1:61679' + sys.argv[1], timeout=30).read().decode())"
 
 
 class Node:
@@ -52,7 +52,7 @@ class Node:
         self.lab("down", exit=None)
         for process in self.clients + ([self.running] if self.running else []):
             if process.poll() is None:
-                process.communicate(timeout=20)
+                process.communicate(timeout=60)
         self.work.cleanup()
 
     def lab(self, *words, **kwargs):
@@ -81,7 +81,7 @@ class Node:
         self.launch(**variables)
         return self.serves()
 
-    def serves(self, within=20):
+    def serves(self, within=90):
         def ready():
             assert self.running.poll() is None, f"the agent ended: {self.log()[-2000:]}"
             done = self.inside(sys.executable, "-c", PAGE, "/state", exit=None)
@@ -90,9 +90,9 @@ class Node:
         return until(within, "the agent serves", ready)
 
     def kill(self, signal="KILL"):
-        pid = until(5, "the agent has a process ID", lambda: self.inside("cat", "/run/agent.pid", exit=None).stdout.strip())
+        pid = until(30, "the agent has a process ID", lambda: self.inside("cat", "/run/agent.pid", exit=None).stdout.strip())
         self.inside("kill", f"-{signal}", pid)
-        self.running.wait(10)
+        self.running.wait(60)
         self.running = None
 
     def page(self, path):
@@ -116,7 +116,7 @@ class Node:
 
     # pods
 
-    def begin(self, name, count, retry=30, command=("sleep", "infinity")):
+    def begin(self, name, count, retry=60, command=("sleep", "infinity")):
         """Starts pods all at once and does not wait; what asks to be tried again is, as by kubelet."""
         return subprocess.Popen(
             [BRANCHLINE, "lab", "pod", "run", name, "--node", NAME, "--count", str(count), "--retry", str(retry),
@@ -125,7 +125,7 @@ class Node:
 
     def run(self, name, count, **kwargs):
         done = self.begin(name, count, **kwargs)
-        told, _ = done.communicate(timeout=60)
+        told, _ = done.communicate(timeout=120)
         assert done.returncode == 0, told
         return {p: a for p, a in self.pods().items() if re.fullmatch(rf"{name}-\d+", p)}
 
@@ -162,7 +162,7 @@ class Node:
         routes = re.findall(r"^(10\.0\.\S+) dev eni", self.shell("ip route show table main"), re.M)
         return set(rules), set(routes)
 
-    def is_whole(self, within=10):
+    def is_whole(self, within=60):
         """Pods, leases, rules and routes are about the same addresses, and none has two pods."""
         pods = self.pods()
         assert len(set(pods.values())) == len(pods), f"an address has two pods: {pods}"
@@ -181,7 +181,7 @@ class Node:
 
 def unbroken(client):
     """Ends connections; fails when one broke or lost a byte."""
-    told, _ = client.communicate(timeout=30)
+    told, _ = client.communicate(timeout=60)
     reports = json.loads(told)
     assert client.returncode == 0, reports
     bad = [r for r in reports if r["broke"] or r["sent"] != r["back"] or r["failed"] or not r["sent"]]
