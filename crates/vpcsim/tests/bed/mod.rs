@@ -14,13 +14,14 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use kernel::{NetNs, Socket};
 use nodenet::{Addr, LinkName};
 use vpc::facts::{EniId, EniKind, World};
 use vpcsim::fabric::{Desired, Fabric, HostId, Plug, Report};
 
-use probe::{Probe, Responder, Seen};
+use probe::{PATIENCE, Probe, Responder, Seen};
 
 /// A world with one host per interface, each answering on all [`probe::PORTS`].
 pub struct Bed {
@@ -110,17 +111,16 @@ impl Bed {
                 packet,
                 spoofed: false,
             };
-            !probe::send(
-                &host.ns,
-                &[(self.asked.fetch_add(1, Ordering::Relaxed), probe)],
-            )[0]
+            let number = self.asked.fetch_add(1, Ordering::Relaxed);
+            !probe::send(&host.ns, &[(number, probe)], PATIENCE)[0]
         };
-        for _ in 0..20 {
-            if self.hosts.iter().filter(unsettled).count() == 0 {
-                return;
-            }
+        let begun = Instant::now();
+        while self.hosts.iter().filter(unsettled).count() > 0 {
+            assert!(
+                begun.elapsed() < 3 * probe::FAITH,
+                "hosts without a way to their router"
+            );
         }
-        panic!("hosts without a way to their router");
     }
 
     /// The pin of a namespace of the fabric.
@@ -138,8 +138,8 @@ impl Bed {
         &self.hosts[&eni.parse::<EniId>().unwrap()].ns
     }
 
-    /// Sends all probes at once, each from its interface, and reports what was seen of each.
-    pub fn ask(&self, probes: &[(EniId, Probe)]) -> Vec<Seen> {
+    /// Sends all probes at once, each from its interface, and reports what was seen of each within this time.
+    pub fn ask(&self, probes: &[(EniId, Probe)], within: Duration) -> Vec<Seen> {
         let mut by_host: BTreeMap<&EniId, Vec<(u32, Probe)>> = BTreeMap::new();
         let first = self
             .asked
@@ -153,7 +153,7 @@ impl Bed {
                 .iter()
                 .map(|(eni, list)| {
                     let ns = &self.hosts[*eni].ns;
-                    (list, scope.spawn(move || probe::send(ns, list)))
+                    (list, scope.spawn(move || probe::send(ns, list, within)))
                 })
                 .collect();
             for (list, sender) in senders {

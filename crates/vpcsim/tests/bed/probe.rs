@@ -21,9 +21,11 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 /// Ports that every host listens on.
 pub const PORTS: [u16; 6] = [22, 80, 443, 5432, 8080, 8081];
 
-/// How long to wait for an answer. Within one machine an answer takes less than a millisecond; the rest is for a
-/// machine that is busy with other things.
+/// How long to wait for an answer that need not come. Within one machine an answer takes less than a millisecond; the
+/// rest is for a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_millis(250);
+/// How long to wait for one that must come, however busy the machine is.
+pub const FAITH: Duration = Duration::from_secs(20);
 
 /// A packet to send, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -166,10 +168,7 @@ impl Flow {
         let from = SocketAddrV4::new(packet.src(), packet.src_port().unwrap());
         let socket = ns
             .run(|| match packet.protocol() {
-                TCP => {
-                    let wait = Duration::from_secs(2);
-                    FlowSocket::Tcp(TcpStream::connect_timeout(&to.into(), wait).unwrap())
-                }
+                TCP => FlowSocket::Tcp(TcpStream::connect_timeout(&to.into(), FAITH).unwrap()),
                 _ => {
                     let socket = UdpSocket::bind(from).unwrap();
                     socket.connect(to).unwrap();
@@ -178,35 +177,36 @@ impl Flow {
             })
             .unwrap();
         let mut flow = Self { socket };
-        assert!(flow.lives(), "{packet} was to be opened");
+        assert!(flow.lives(FAITH), "{packet} was to be opened");
         flow
     }
 
-    /// Whether a question is answered now.
-    pub fn lives(&mut self) -> bool {
+    /// Whether a question is answered within this time: [`FAITH`] where an answer must come.
+    pub fn lives(&mut self, within: Duration) -> bool {
         let mut answer = [0; 4];
         match &mut self.socket {
             FlowSocket::Tcp(stream) => {
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_read_timeout(Some(within)).unwrap();
                 stream.write_all(b"ping").is_ok() && stream.read(&mut answer).is_ok_and(|n| n > 0)
             }
             FlowSocket::Udp(socket) => {
-                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                socket.set_read_timeout(Some(within)).unwrap();
                 socket.send(b"ping").is_ok() && socket.recv(&mut answer).is_ok()
             }
         }
     }
 }
 
-/// Sends probes from one host; whether each was answered. Numbers identify the probes in the responders' logs.
-pub fn send(ns: &NetNs, probes: &[(u32, Probe)]) -> Vec<bool> {
+/// Sends probes from one host; whether each was answered within this time. Numbers identify the probes in the
+/// responders' logs.
+pub fn send(ns: &NetNs, probes: &[(u32, Probe)], within: Duration) -> Vec<bool> {
     ns.run(|| {
         let mut open: Vec<_> = probes
             .iter()
             .map(|(number, probe)| start(*number, probe))
             .collect();
         let mut answered = vec![false; probes.len()];
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + within;
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {
             let mut waiting = Vec::new();
             let mut index = Vec::new();

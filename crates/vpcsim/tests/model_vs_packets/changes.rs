@@ -6,7 +6,7 @@ use vpc::facts::*;
 use vpc::{Network, Origin, Outcome, Permit};
 use vpcsim::fabric::mutants as fabric_mutants;
 
-use crate::bed::probe::{Flow, Probe};
+use crate::bed::probe::{FAITH, Flow, PATIENCE, Probe};
 use crate::bed::topology::*;
 use crate::bed::{Bed, can_run};
 use crate::model::predict;
@@ -119,6 +119,9 @@ pub fn compare(
     };
     change(&mut bed.desired.world);
     apply(bed);
+    // A mutant is to be met with a flow that ends unexpectedly.
+    let sound = in_fabric.is_none() && in_model.is_none();
+    let faith = if sound { FAITH } else { PATIENCE };
     let _planted = in_model.map(model_mutants::plant);
     let network = Network::new(&bed.desired.world);
     flows
@@ -129,7 +132,9 @@ pub fn compare(
             let flows = open.packet.into();
             let trace = network.trace_established(&origin, &flows, egress, ingress);
             let outcome = &trace.part_of(&open.packet).unwrap().outcome;
-            (open.packet, outcome.is_delivered(), open.flow.lives())
+            let goes_on = outcome.is_delivered();
+            let within = if goes_on { faith } else { PATIENCE };
+            (open.packet, goes_on, open.flow.lives(within))
         })
         .collect()
 }

@@ -17,6 +17,7 @@ mod mutants;
 
 use std::collections::BTreeMap;
 
+use bed::probe::FAITH;
 use bed::random::{self, Rng};
 use bed::{Bed, can_run};
 use model::{Decision, PER_WORLD, cases, disagreements};
@@ -68,7 +69,7 @@ fn the_model_and_the_packets_agree() {
         let world = random::world(&mut rng);
         let cases = cases(&mut rng, &world);
         let bed = Bed::new(world);
-        let wrong = disagreements(&bed, &cases);
+        let wrong = disagreements(&bed, &cases, FAITH);
         for (case, seen) in &wrong {
             println!(
                 "SEED={seed} world {worlds}: {case}\n    expected {:?}, seen {seen:?}",

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use flowset::Packet;
 use vpc::facts::*;
 use vpc::{DropReason, Leg, Network, Origin, Outcome, Permit, Stage};
 
 use crate::bed::Bed;
-use crate::bed::probe::{Probe, Seen};
+use crate::bed::probe::{PATIENCE, Probe, Seen};
 use crate::bed::random::{self, Rng};
 
 /// Cases of one world.
@@ -166,24 +167,24 @@ pub fn cases(rng: &mut Rng, world: &World) -> Vec<Case> {
     chosen
 }
 
-fn ask(bed: &Bed, cases: &[Case]) -> Vec<Seen> {
+fn ask(bed: &Bed, cases: &[Case], within: Duration) -> Vec<Seen> {
     let probes: Vec<_> = cases
         .iter()
         .map(|case| (case.eni.clone(), case.probe))
         .collect();
-    bed.ask(&probes)
+    bed.ask(&probes, within)
 }
 
-/// Cases where packets say something else than the model. A denial that was expected to pass is asked again: a busy
-/// machine can make an answer late, but nothing makes a denied packet arrive.
-pub fn disagreements(bed: &Bed, cases: &[Case]) -> Vec<(Case, Seen)> {
+/// Cases where packets say something else than the model. A denial that was expected to pass is asked again and waited
+/// for longer, if there must be none: a busy machine can make an answer late, but nothing makes a denied packet arrive.
+pub fn disagreements(bed: &Bed, cases: &[Case], again_within: Duration) -> Vec<(Case, Seen)> {
     let compare = |cases: &[Case], seen: Vec<Seen>| -> Vec<(Case, Seen)> {
         let pairs = cases.iter().cloned().zip(seen);
         pairs
             .filter(|(case, seen)| case.expected != *seen)
             .collect()
     };
-    let first = compare(cases, ask(bed, cases));
+    let first = compare(cases, ask(bed, cases, PATIENCE));
     if first.is_empty() {
         return first;
     }
@@ -194,7 +195,7 @@ pub fn disagreements(bed: &Bed, cases: &[Case]) -> Vec<(Case, Seen)> {
             case
         })
         .collect();
-    compare(&again, ask(bed, &again))
+    compare(&again, ask(bed, &again, again_within))
 }
 
 /// The same packet from another ephemeral port, so that no state of an earlier attempt is met.

@@ -5,7 +5,7 @@ use vpc::Network;
 use vpc::facts::*;
 use vpcsim::fabric::Fabric;
 
-use crate::bed::probe::Probe;
+use crate::bed::probe::{FAITH, PATIENCE, Probe};
 use crate::bed::random::{self, Rng};
 use crate::bed::topology::*;
 use crate::bed::{Bed, can_run};
@@ -151,7 +151,8 @@ fn every_planted_fault_of_the_packet_plane_is_caught() {
             let planted = plant(*mutant);
             bed.apply();
             drop(planted);
-            let caught = !disagreements(&bed, &from_other_ports(&cases, attempt)).is_empty();
+            let caught =
+                !disagreements(&bed, &from_other_ports(&cases, attempt), PATIENCE).is_empty();
             // A fabric that knows nothing reads the kernel and puts right also what a change would not touch.
             bed.fabric = Fabric::new(bed.dir.path()).unwrap();
             bed.apply();
@@ -202,7 +203,7 @@ fn every_planted_fault_of_the_evaluator_is_caught() {
     for (world, cases) in mutant_worlds() {
         let bed = Bed::new(world.clone());
         // What is compared with the mutants is what was seen; and that is what the sound model says.
-        let wrong = disagreements(&bed, &cases);
+        let wrong = disagreements(&bed, &cases, FAITH);
         assert!(wrong.is_empty(), "{}", wrong[0].0);
         missed.retain(|mutant| {
             let _planted = plant(*mutant);
