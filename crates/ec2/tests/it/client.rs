@@ -293,9 +293,10 @@ async fn silence_ends_with_the_budget_and_names_the_endpoint() {
 #[tokio::test]
 async fn nobody_listening_is_said_so() {
     let server = Server::start(|_, _| Reply::Hang).await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let free = listener.local_addr().unwrap();
-    drop(listener);
+    // A socket that holds its port and does not listen: nobody else can come to listen there.
+    let holds = tokio::net::TcpSocket::new_v4().unwrap();
+    holds.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let free = holds.local_addr().unwrap();
     let client = builder(&server)
         .endpoint(format!("http://{free}"))
         .build()
