@@ -176,9 +176,9 @@ class Cluster:
             for cidr in eni["AvailableIPv4Cidrs"].values():
                 address = cidr["Cidr"]["IP"]
                 addresses[address] = None
-                for lease in cidr["IPAddresses"].values():
+                for lease in (cidr["IPAddresses"] or {}).values():
                     pod = lease["IPAMMetadata"]
-                    if lease["IPAMKey"]["containerID"]:
+                    if lease["IPAMKey"]["networkName"]:
                         addresses[address] = f"{pod['k8sPodNamespace']}/{pod['k8sPodName']}"
         return addresses
 

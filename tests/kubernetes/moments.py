@@ -1,10 +1,8 @@
 """Bad input and bad moments in a cluster: each ends in a clear word to the user, and pods go on."""
 import base64
 import hmac
-import io
 import json
 import os
-import tarfile
 import tempfile
 from datetime import datetime, timedelta, timezone
 from hashlib import sha256
@@ -12,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from cluster import BRANCHLINE, LAB, Wrapper, command, environment, eventually, says, stream
+from archive import archive  # cluster says where it is
 
 NODE, OTHER = "n1", "n2"
 SYSTEM = "kube-system"
@@ -188,35 +187,12 @@ def test_an_unknown_image_until_it_is_loaded(c):
         assert done.returncode != 0
         says(done, "/nowhere.tar")
         file = c.files / "mine.tar"
-        archive(file, "example.com/mine:1")
+        archive(file, "example.com/mine:1", [("bin/busybox", Path("/bin/busybox").read_bytes(), 0o755), ("made", b"by hand\n", 0o644)],
+                [("bin/sleep", "busybox"), ("bin/cat", "busybox")])
         says(c.lab("image", "load", file), "example.com/mine:1")
         ns.kubectl("delete", "pod", "p")
         ns.pod("p", "sleep", "infinity", image="example.com/mine:1", node=NODE)
         says(ns.exec("p", "cat", "/made").stdout, "by hand")
-
-
-def archive(file, name):
-    """A docker-archive of one layer, made by hand: busybox and a text."""
-    def tar(files, links=()):
-        out = io.BytesIO()
-        with tarfile.open(fileobj=out, mode="w") as to:
-            for path, content, mode in files:
-                entry = tarfile.TarInfo(path)
-                entry.size, entry.mode = len(content), mode
-                to.addfile(entry, io.BytesIO(content))
-            for path, target in links:
-                entry = tarfile.TarInfo(path)
-                entry.type, entry.linkname = tarfile.SYMTYPE, target
-                to.addfile(entry)
-        return out.getvalue()
-    busybox = Path("/bin/busybox").read_bytes()
-    layer = tar([("bin/busybox", busybox, 0o755), ("made", b"by hand\n", 0o644)],
-                [("bin/sleep", "busybox"), ("bin/cat", "busybox")])
-    machine = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
-    config = json.dumps({"architecture": machine, "os": "linux", "config": {"Env": ["PATH=/bin"]},
-                         "rootfs": {"type": "layers", "diff_ids": ["sha256:" + sha256(layer).hexdigest()]}}).encode()
-    manifest = json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
-    file.write_bytes(tar([("manifest.json", manifest, 0o644), ("config.json", config, 0o644), ("layer.tar", layer, 0o644)]))
 
 
 def test_a_network_list_without_the_plugin(c):

@@ -3,7 +3,8 @@
 
     .venv/bin/python tests/swap/run.py [NAME …]      all, or those whose name contains NAME
 
-Needs what scripts/upstream.sh builds. Both sides run as their DaemonSets run them (container.sh); every
+Needs what scripts/upstream.sh builds. On a bare node both sides run as their DaemonSets run them
+(container.sh); in a cluster (canary.py) they are DaemonSets, and the commands are deploy/README.md's. Every
 test has a lab of its own, and the machine's state is compared before and after each.
 """
 import difflib
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 
+import canary
 from node import ADDRESS, AWS, BRANCHLINE, NAME, OURS, UPSTREAM, BIN, Node, scenarios
 from trials import play, until
 
@@ -442,4 +444,5 @@ def mend():
 
 
 if __name__ == "__main__":
-    sys.exit(play([(n, t) for n, t in globals().items() if n.startswith("test_")], sys.argv[1:], mend))
+    tests = [(n, t) for room in (globals(), vars(canary)) for n, t in room.items() if n.startswith("test_")]
+    sys.exit(play(tests, sys.argv[1:], mend))
