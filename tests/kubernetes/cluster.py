@@ -34,8 +34,9 @@ class Failed(AssertionError):
     """A command did not end as it must."""
 
 
-def eventually(ask, wanted=bool, within=20, what=""):
-    """`ask()` until `wanted(answer)`; gives the answer."""
+def eventually(ask, wanted=bool, within=90, what=""):
+    """`ask()` until `wanted(answer)`; gives the answer. It takes a second or two; the rest is for a machine that is
+    busy with other things."""
     deadline, last = time.monotonic() + within, None
     while True:
         try:
@@ -49,7 +50,7 @@ def eventually(ask, wanted=bool, within=20, what=""):
         time.sleep(0.2)
 
 
-def command(words, env, exit=0, text=None, timeout=60):
+def command(words, env, exit=0, text=None, timeout=180):
     try:
         done = subprocess.run(list(map(str, words)), env=env, text=True, input=text or "", timeout=timeout,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -83,7 +84,7 @@ class Cluster:
     def __enter__(self):
         try:
             if not GIVEN:
-                self.lab("up", "-f", self.topology, timeout=150)
+                self.lab("up", "-f", self.topology, timeout=400)
             self.env.update(json.loads(self.lab("env", "--shell", "json").stdout))
             # As the topology names them, and as Kubernetes does.
             self.nodes = {name: node["dns_name"] for name, node in self.up()["nodes"].items()}
@@ -95,19 +96,19 @@ class Cluster:
     def __exit__(self, *_):
         try:
             if not GIVEN:
-                command([BRANCHLINE, "lab", "down"], self.env, timeout=90)
+                command([BRANCHLINE, "lab", "down"], self.env)
         finally:
             self.folder.cleanup()
 
     # --- running things -------------------------------------------------------------------------
 
-    def lab(self, *words, exit=0, timeout=60, text=None):
+    def lab(self, *words, exit=0, timeout=180, text=None):
         return command([BRANCHLINE, "lab", *words], self.env, exit, text, timeout)
 
-    def on_node(self, node, *words, exit=0, text=None, timeout=60):
+    def on_node(self, node, *words, exit=0, text=None, timeout=180):
         return self.lab("node", "exec", node, "--", *words, exit=exit, text=text, timeout=timeout)
 
-    def kubectl(self, *words, exit=0, text=None, timeout=60):
+    def kubectl(self, *words, exit=0, text=None, timeout=180):
         return command([KUBERNETES / "kubectl", *words], self.env, exit, text, timeout)
 
     def json(self, *words):
@@ -144,7 +145,7 @@ class Cluster:
     def create(self, name):
         self.kubectl("create", "namespace", name)
         # Without it no pod is taken.
-        self.kubectl("-n", name, "wait", "--for=create", "serviceaccount/default", "--timeout=40s")
+        self.kubectl("-n", name, "wait", "--for=create", "serviceaccount/default", "--timeout=120s")
         return Namespace(self, name)
 
     @contextlib.contextmanager
@@ -197,7 +198,7 @@ class Cluster:
         return {f"{p['metadata']['namespace']}/{p['metadata']['name']}": p["status"].get("podIP") for p in items
                 if not p["spec"].get("hostNetwork")}
 
-    def settled(self, node, within=40):
+    def settled(self, node, within=120):
         """EC2 has on the node what the agent has: the pods' addresses, each its own, and free ones. What else there
         was would be leaked: leased to nobody who lives, or unknown to the agent."""
         def ask():
@@ -239,7 +240,7 @@ class Cluster:
         file.write_text(json.dumps({**json.loads(found.get("configurationValues") or "{}"), **values}))
         self.aws(f"aws eks update-addon {addon} --configuration-values file://{file}")
         eventually(lambda: self.aws(f"aws eks describe-addon {addon} --query addon.status --output text"),
-                   lambda status: status == "ACTIVE", 60, f"{name} is ACTIVE")
+                   lambda status: status == "ACTIVE", 120, f"{name} is ACTIVE")
 
     def chart(self, values, exit=0, wait=True):
         """`helm upgrade` of our chart with values changed; others stay."""
@@ -249,7 +250,7 @@ class Cluster:
             self.rolled_out()
         return done
 
-    def rolled_out(self, what="daemonset/aws-node", within=60):
+    def rolled_out(self, what="daemonset/aws-node", within=150):
         self.kubectl("-n", SYSTEM, "rollout", "status", what, f"--timeout={within}s", timeout=within + 10)
 
 
@@ -276,7 +277,7 @@ class Namespace:
                             "metadata": {"name": name, "namespace": self.name, "labels": {"app": name}}})
         return self.wait(name) if wait else None
 
-    def wait(self, name, within=40):
+    def wait(self, name, within=120):
         """The address of a pod that is Ready."""
         self.kubectl("wait", "--for=condition=Ready", f"pod/{name}", f"--timeout={within}s", timeout=within + 10)
         return self.json("get", "pod", name)["status"]["podIP"]
@@ -291,13 +292,13 @@ class Namespace:
                             "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": name}},
                                      "template": {"metadata": {"labels": {"app": name}}, "spec": template}}})
 
-    def rolled_out(self, what, within=60):
+    def rolled_out(self, what, within=150):
         self.kubectl("rollout", "status", what, f"--timeout={within}s", timeout=within + 10)
 
-    def exec(self, pod, *words, exit=0, timeout=30):
+    def exec(self, pod, *words, exit=0, timeout=120):
         return self.kubectl("exec", pod, "--", *words, exit=exit, timeout=timeout)
 
-    def shell(self, pod, line, exit=0, timeout=30):
+    def shell(self, pod, line, exit=0, timeout=120):
         return self.exec(pod, "sh", "-c", line, exit=exit, timeout=timeout).stdout
 
     def events(self, pod, reason):
@@ -347,8 +348,10 @@ class Wrapper:
                    f"chmod 755 {self.DIR}/aws-cni", text)
 
     def activate(self):
-        """The agent has its plugin elsewhere; what it does not keep up any more stays as it is."""
-        self.shell(f"cp /opt/cni/bin/watched/* /opt/cni/bin; mv {self.DIR}/aws-cni /opt/cni/bin/aws-cni")
+        """The agent has its plugin elsewhere; what it does not keep up any more stays as it is. Each program is put in
+        its place whole: the runtime may be calling the one that is there, which so cannot be written to."""
+        self.shell("cd /opt/cni/bin/watched; for p in *; do [ $p = aws-cni ] || { cp $p ../.$p; mv ../.$p ../$p; }; done; "
+                   f"cp {self.DIR}/aws-cni ../.aws-cni; mv ../.aws-cni ../aws-cni")
 
     def __enter__(self):
         self.shell(f": >{self.DIR}/log")

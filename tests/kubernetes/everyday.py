@@ -42,12 +42,20 @@ def services(c, mode):
             return ns.exec("client", "curl", "-sS", "--max-time", "3", url, **more)
         eventually(lambda: get("http://web").stdout, what="the Service answers by its short name")
         get(f"http://web.{ns.name}.svc.cluster.local")
+
+        # Each kube-proxy, and CoreDNS, hears of Services when it hears of them.
+        def reached(ask):
+            eventually(lambda: ask().returncode, lambda code: code == 0, what="the Service answers")
         port = ns.json("get", "service", "outside")["spec"]["ports"][0]["nodePort"]
         for address in ("10.0.1.11", "10.0.1.12"):  # a node without a pod of it forwards
-            get(f"http://{address}:{port}")
-            c.on_node(NODE, "curl", "-sS", "--max-time", "3", f"http://{address}:{port}")
-        found = ns.shell("client", f"nslookup each.{ns.name}.svc.cluster.local").split("Name:", 1)[1]
-        assert {w for w in found.split() if w.startswith("10.0.")} == backends, found
+            url = f"http://{address}:{port}"
+            reached(lambda url=url: get(url, exit=None))
+            reached(lambda url=url: c.on_node(NODE, "curl", "-sS", "--max-time", "3", url, exit=None))
+
+        def addresses():
+            told = ns.shell("client", f"nslookup each.{ns.name}.svc.cluster.local")
+            return {w for w in told.split("Name:", 1)[1].split() if w.startswith("10.0.")}
+        eventually(addresses, lambda found: found == backends, what="the name of the headless Service has its pods")
         # The API server through its Service, by its name and with the pod's own token.
         said = ns.shell("client", "cd /var/run/secrets/kubernetes.io/serviceaccount && curl -sS --cacert ca.crt "
                         "-H \"Authorization: Bearer $(cat token)\" https://kubernetes.default.svc/version")
@@ -64,11 +72,12 @@ def test_kubectl(c):
         ns.pod("talks", "sh", "-c", "echo hello; echo world; sleep infinity", wait=False)
         ns.rolled_out("deploy/web")
         ns.wait("talks")
-        assert ns.kubectl("logs", "talks").stdout == "hello\nworld\n"
+        # A container is Ready before it has said anything.
+        eventually(lambda: ns.kubectl("logs", "talks").stdout, lambda said: said == "hello\nworld\n", what="its words")
         done = ns.kubectl("exec", "-i", "talks", "--", "sh", "-c", "cat; exit 7", exit=7, text="through the node")
         says(done, "through the node")
         with forwarded(c, "everyday", "deploy/web", 80) as port:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=60) as answer:
                 assert answer.status == 200
         before = set(ns.json("get", "pods", "-l", "app=web")["items"][i]["metadata"]["name"] for i in range(3))
         ns.kubectl("rollout", "restart", "deploy/web")
@@ -82,7 +91,7 @@ def test_kubectl(c):
         # kubectl does not evict a pod that nothing would make again, unless it is told to.
         ns.kubectl("delete", "pod", "talks")
         node = c.nodes[NODE]
-        c.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s", timeout=70)
+        c.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=150s", timeout=160)
         try:
             ns.rolled_out("deploy/web")
             assert c.on(NODE) == {}, c.on(NODE)
@@ -104,13 +113,15 @@ def forwarded(c, namespace, what, port):
         yield int(line.split(":")[1].split()[0])
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 def test_probes(c):
     """A pod that is not ready leaves its Service; one that is not alive is started again, in its sandbox."""
     with c.namespace("probes") as ns:
-        exists = lambda file: {"exec": {"command": ["test", "-e", file]}, "periodSeconds": 1, "failureThreshold": 1}  # noqa: E731
+        # Only an answer counts, not how long the machine takes for it.
+        exists = lambda file: {"exec": {"command": ["test", "-e", file]}, "periodSeconds": 1, "failureThreshold": 1,  # noqa: E731
+                               "timeoutSeconds": 60}
         ns.pod("p", "sh", "-c", "touch ready alive; sleep infinity", node=NODE,
                readinessProbe=exists("ready"), livenessProbe={**exists("alive"), "initialDelaySeconds": 1})
         c.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "p", "namespace": "probes"},

@@ -34,7 +34,7 @@ def test_faults(c):
         ns.kubectl("delete", "pod", "forced", "--force", "--grace-period=0")
         ns.kubectl("delete", "pod", "stays", "--wait=false")
         plain = plugin.calls("faults/plain", "ADD")[-1].container
-        ns.kubectl("delete", "pod", "plain", "--timeout=30s")
+        ns.kubectl("delete", "pod", "plain", "--timeout=50s")
 
         # Slow is waited for: one ADD.
         ns.wait("slow")
@@ -42,14 +42,14 @@ def test_faults(c):
 
         # Failing: DEL at once, without a result; the event has the plugin's message.
         for name, message in (("later", "planted: come back later"), ("never", "planted: no route to the agent")):
-            calls = plugin.calls(f"faults/{name}")
+            calls = eventually(lambda n=name: plugin.calls(f"faults/{n}"), lambda calls: len(calls) > 1, what=f"{name}'s calls")
             assert verbs(calls[:2]) == [("ADD", "netns", "-", 1), ("DEL", "netns", "-", 0)], calls
             assert calls[0].container == calls[1].container, calls
             told = eventually(lambda n=name: ns.events(n, "FailedCreatePodSandBox"), what=f"{name}'s event")
             says("\n".join(told), message)
         # … and again in a new sandbox, after a while.
         for name in ("later", "never"):
-            calls = eventually(lambda n=name: plugin.calls(f"faults/{n}", "ADD"), lambda adds: len(adds) > 1, 25, f"{name} again")
+            calls = eventually(lambda n=name: plugin.calls(f"faults/{n}", "ADD"), lambda adds: len(adds) > 1, 120, f"{name} again")
             assert len({add.container for add in calls}) == len(calls), calls
             plugin.clear("ADD", name)
         for name in ("later", "never"):
@@ -69,13 +69,13 @@ def test_faults(c):
         assert all(d.exit == 1 for d in calls), calls
         assert ns.json("get", "pod", "stays")["metadata"]["deletionTimestamp"]
         plugin.clear("DEL", "stays")
-        ns.kubectl("wait", "--for=delete", "pod/stays", "--timeout=30s")
+        ns.kubectl("wait", "--for=delete", "pod/stays", "--timeout=120s", timeout=130)
         assert plugin.calls("faults/stays", "DEL")[-1].exit == 0
 
         # The plain deletion: a DEL with the result, then once more with nothing, no namespace and no
         # result, when the kubelet clears up (once a minute).
         calls = eventually(lambda: [d for d in plugin.calls("faults/plain", "DEL") if d.container == plain],
-                           lambda dels: any(d.netns == "-" for d in dels), within=90, what="the second DEL")
+                           lambda dels: any(d.netns == "-" for d in dels), within=180, what="the second DEL")
         assert calls[0].prev == "prev" and calls[0].netns == "netns", calls
         assert all(d.exit == 0 for d in calls), calls
         eventually(lambda: {p.split("/")[1] for p in c.on(NODE) if p.startswith("faults/")},
@@ -95,7 +95,7 @@ def test_containerd_killed(c):
             c.lab("node", "service", NODE, "containerd", "kill")
             eventually(lambda: (c.service(NODE, "containerd")["pid"], c.on_node(NODE, "ctr", "version", exit=None).returncode),
                        lambda seen: seen[0] not in (None, old) and seen[1] == 0, what="containerd is back")
-            eventually(lambda: c.ready(NODE)["status"], lambda s: s == "True", 30, "the node is Ready")
+            eventually(lambda: c.ready(NODE)["status"], lambda s: s == "True", 120, "the node is Ready")
             # Of pods before this one the runtime may still be clearing up.
             calls = [call for call in plugin.calls() if call.container == mine or call.verb != "DEL"]
             assert [call.verb for call in calls] == ["ADD"], calls
@@ -118,12 +118,12 @@ def test_power_cut(c):
         assert len(old) == 6, old
         cut = len(plugin.calls())
         c.lab("node", "power-cycle", NODE, timeout=90)
-        eventually(lambda: c.ready(NODE)["status"], lambda s: s == "True", 60, "the node is Ready again")
+        eventually(lambda: c.ready(NODE)["status"], lambda s: s == "True", 150, "the node is Ready again")
 
         def up():
             calls = plugin.calls()[cut:]
             return {a.container for a in calls if a.verb == "ADD" and a.exit == 0 and a.container not in old}
-        eventually(up, lambda new: len(new) >= 6, 60, "ADD for each pod")
+        eventually(up, lambda new: len(new) >= 6, 150, "ADD for each pod")
         ns.rolled_out("deploy/api")
         calls = plugin.calls()[cut:]
         dels = [d for d in calls if d.verb == "DEL" and d.container in old]
@@ -144,23 +144,23 @@ def status(c):
         assert {call.exit for call in asked} == {0}, asked
         with stream(ns, "a", "b"):
             plugin.fault("STATUS", code=50, msg="planted: the plugin is not available")
-            ready = eventually(lambda: c.ready(NODE), lambda r: r["status"] != "True", 20, "NotReady")
+            ready = eventually(lambda: c.ready(NODE), lambda r: r["status"] != "True", 60, "NotReady")
             says(ready["message"], "planted: the plugin is not available")
             ns.pod("waits", node=NODE, wait=False)
             told = eventually(lambda: ns.events("waits", "NetworkNotReady"), what="why the pod waits")
             says(told[0], "planted: the plugin is not available")
             plugin.clear("STATUS")
-            eventually(lambda: c.ready(NODE)["status"], lambda s: s == "True", 20, "Ready again")
+            eventually(lambda: c.ready(NODE)["status"], lambda s: s == "True", 60, "Ready again")
             ns.wait("waits")
         # The agent's own answer: its process stopped, STATUS says that it is not there.
         pid = c.on_node(NODE, "pidof", "branchline-agent").stdout.split()
         c.on_node(NODE, "kill", "-STOP", *pid)
         try:
-            ready = eventually(lambda: c.ready(NODE), lambda r: r["status"] != "True", 30, "NotReady without the agent")
+            ready = eventually(lambda: c.ready(NODE), lambda r: r["status"] != "True", 90, "NotReady without the agent")
             says(ready["message"], "ipamd.sock")
         finally:
             c.on_node(NODE, "kill", "-CONT", *pid)
-        eventually(lambda: c.ready(NODE)["status"], lambda s: s == "True", 20, "Ready with the agent")
+        eventually(lambda: c.ready(NODE)["status"], lambda s: s == "True", 60, "Ready with the agent")
         # containerd killed: nothing but STATUS.
         seen = len(plugin.calls())
         c.lab("node", "service", NODE, "containerd", "kill")

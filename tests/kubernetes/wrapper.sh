@@ -13,8 +13,9 @@ pod=${CNI_ARGS##*K8S_POD_NAME=} namespace=${CNI_ARGS##*K8S_POD_NAMESPACE=}
 pod=${pod%%;*} namespace=${namespace%%;*}
 code='' msg='' sleep=''
 for fault in "$dir/fault/$CNI_COMMAND.$pod" "$dir/fault/$CNI_COMMAND"; do
-  if [ -e "$fault" ]; then
-    . "$fault"
+  # A fault may be taken away at any moment.
+  if what=$(cat "$fault" 2>/dev/null); then
+    eval "$what"
     break
   fi
 done
