@@ -191,6 +191,22 @@ struct EntryRequest<'r> {
     icmp: &'r Option<IcmpTypeCode>,
 }
 
+/// From either of them.
+macro_rules! entry_request {
+    ($request:expr) => {
+        EntryRequest {
+            number: $request.rule_number,
+            egress: $request.egress,
+            protocol: &$request.protocol,
+            action: &$request.rule_action,
+            cidr: &$request.cidr_block,
+            cidr6: &$request.ipv6_cidr_block,
+            ports: &$request.port_range,
+            icmp: &$request.icmp_type_code,
+        }
+    };
+}
+
 fn number(value: Option<i32>) -> ApiResult<u16> {
     let value = value.ok_or_else(|| ApiError::missing("ruleNumber"))?;
     u16::try_from(value)
@@ -265,16 +281,7 @@ impl EntryRequest<'_> {
 
 impl Action for CreateNetworkAclEntryRequest {
     fn run(&self, cx: &mut Context<'_>) -> ApiResult<Done> {
-        let request = EntryRequest {
-            number: self.rule_number,
-            egress: self.egress,
-            protocol: &self.protocol,
-            action: &self.rule_action,
-            cidr: &self.cidr_block,
-            cidr6: &self.ipv6_cidr_block,
-            ports: &self.port_range,
-            icmp: &self.icmp_type_code,
-        };
+        let request = entry_request!(self);
         let (key, entry) = request.read()?;
         let limit = cx.state.config.quotas.entries_per_acl;
         let (_, acl) = cx
@@ -319,16 +326,7 @@ fn no_entry(number: u16, egress: bool) -> ApiError {
 
 impl Action for ReplaceNetworkAclEntryRequest {
     fn run(&self, cx: &mut Context<'_>) -> ApiResult<Done> {
-        let request = EntryRequest {
-            number: self.rule_number,
-            egress: self.egress,
-            protocol: &self.protocol,
-            action: &self.rule_action,
-            cidr: &self.cidr_block,
-            cidr6: &self.ipv6_cidr_block,
-            ports: &self.port_range,
-            icmp: &self.icmp_type_code,
-        };
+        let request = entry_request!(self);
         let (key, entry) = request.read()?;
         let (_, acl) = cx
             .state

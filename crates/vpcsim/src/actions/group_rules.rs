@@ -21,6 +21,20 @@ struct Spelled<'r> {
     source_group: &'r Option<String>,
 }
 
+/// From any of the four requests, whose members have the same names.
+macro_rules! spelled {
+    ($request:expr) => {
+        Spelled {
+            permissions: &$request.ip_permissions,
+            protocol: &$request.ip_protocol,
+            from: $request.from_port,
+            to: $request.to_port,
+            cidr: &$request.cidr_ip,
+            source_group: &$request.source_security_group_name,
+        }
+    };
+}
+
 impl Spelled<'_> {
     fn permissions(&self) -> ApiResult<Vec<IpPermission>> {
         if self.source_group.is_some() {
@@ -260,14 +274,7 @@ fn authorize(
 impl Action for AuthorizeSecurityGroupIngressRequest {
     fn run(&self, cx: &mut Context<'_>) -> ApiResult<AuthorizeSecurityGroupIngressResult> {
         let id = group::find(cx.state, &self.group_id, &self.group_name)?;
-        let spelled = Spelled {
-            permissions: &self.ip_permissions,
-            protocol: &self.ip_protocol,
-            from: self.from_port,
-            to: self.to_port,
-            cidr: &self.cidr_ip,
-            source_group: &self.source_security_group_name,
-        };
+        let spelled = spelled!(self);
         let rules = authorize(cx, id, false, &spelled, &self.tag_specifications)?;
         Ok(AuthorizeSecurityGroupIngressResult {
             return_: Some(true),
@@ -279,14 +286,7 @@ impl Action for AuthorizeSecurityGroupIngressRequest {
 impl Action for AuthorizeSecurityGroupEgressRequest {
     fn run(&self, cx: &mut Context<'_>) -> ApiResult<AuthorizeSecurityGroupEgressResult> {
         let id = group::find(cx.state, &self.group_id, &None)?;
-        let spelled = Spelled {
-            permissions: &self.ip_permissions,
-            protocol: &self.ip_protocol,
-            from: self.from_port,
-            to: self.to_port,
-            cidr: &self.cidr_ip,
-            source_group: &self.source_security_group_name,
-        };
+        let spelled = spelled!(self);
         let rules = authorize(cx, id, true, &spelled, &self.tag_specifications)?;
         Ok(AuthorizeSecurityGroupEgressResult {
             return_: Some(true),
@@ -346,14 +346,7 @@ fn revoke(
 impl Action for RevokeSecurityGroupIngressRequest {
     fn run(&self, cx: &mut Context<'_>) -> ApiResult<RevokeSecurityGroupIngressResult> {
         let id = group::find(cx.state, &self.group_id, &self.group_name)?;
-        let spelled = Spelled {
-            permissions: &self.ip_permissions,
-            protocol: &self.ip_protocol,
-            from: self.from_port,
-            to: self.to_port,
-            cidr: &self.cidr_ip,
-            source_group: &self.source_security_group_name,
-        };
+        let spelled = spelled!(self);
         let gone = revoke(cx, id, false, &self.security_group_rule_ids, &spelled)?;
         Ok(RevokeSecurityGroupIngressResult {
             return_: Some(true),
@@ -366,14 +359,7 @@ impl Action for RevokeSecurityGroupIngressRequest {
 impl Action for RevokeSecurityGroupEgressRequest {
     fn run(&self, cx: &mut Context<'_>) -> ApiResult<RevokeSecurityGroupEgressResult> {
         let id = group::find(cx.state, &self.group_id, &None)?;
-        let spelled = Spelled {
-            permissions: &self.ip_permissions,
-            protocol: &self.ip_protocol,
-            from: self.from_port,
-            to: self.to_port,
-            cidr: &self.cidr_ip,
-            source_group: &self.source_security_group_name,
-        };
+        let spelled = spelled!(self);
         let gone = revoke(cx, id, true, &self.security_group_rule_ids, &spelled)?;
         Ok(RevokeSecurityGroupEgressResult {
             return_: Some(true),

@@ -122,6 +122,31 @@ fn others<'r>(pairs: [(&'static str, &'r Option<String>); 7]) -> Vec<(&'static s
         .collect()
 }
 
+/// From a CreateRoute or a ReplaceRoute, whose members have the same names.
+macro_rules! targets {
+    ($request:expr) => {
+        Targets {
+            gateway: $request.gateway_id.as_deref(),
+            nat: $request.nat_gateway_id.as_deref(),
+            eni: $request.network_interface_id.as_deref(),
+            instance: $request.instance_id.as_deref(),
+            peering: $request.vpc_peering_connection_id.as_deref(),
+            others: others([
+                ("TransitGatewayId", &$request.transit_gateway_id),
+                ("VpcEndpointId", &$request.vpc_endpoint_id),
+                (
+                    "EgressOnlyInternetGatewayId",
+                    &$request.egress_only_internet_gateway_id,
+                ),
+                ("LocalGatewayId", &$request.local_gateway_id),
+                ("CarrierGatewayId", &$request.carrier_gateway_id),
+                ("CoreNetworkArn", &$request.core_network_arn),
+                ("OdbNetworkArn", &$request.odb_network_arn),
+            ]),
+        }
+    };
+}
+
 /// Destination and target of a CreateRoute, and the VPC of its table.
 pub(super) fn of_create(
     state: &State,
@@ -135,25 +160,7 @@ pub(super) fn of_create(
         r.destination_ipv6_cidr_block.as_deref(),
         r.destination_prefix_list_id.as_deref(),
     )?;
-    let targets = Targets {
-        gateway: r.gateway_id.as_deref(),
-        nat: r.nat_gateway_id.as_deref(),
-        eni: r.network_interface_id.as_deref(),
-        instance: r.instance_id.as_deref(),
-        peering: r.vpc_peering_connection_id.as_deref(),
-        others: others([
-            ("TransitGatewayId", &r.transit_gateway_id),
-            ("VpcEndpointId", &r.vpc_endpoint_id),
-            (
-                "EgressOnlyInternetGatewayId",
-                &r.egress_only_internet_gateway_id,
-            ),
-            ("LocalGatewayId", &r.local_gateway_id),
-            ("CarrierGatewayId", &r.carrier_gateway_id),
-            ("CoreNetworkArn", &r.core_network_arn),
-            ("OdbNetworkArn", &r.odb_network_arn),
-        ]),
-    };
+    let targets = targets!(r);
     Ok((vpc, to, target(state, vpc, &targets)?))
 }
 
@@ -173,25 +180,7 @@ pub(super) fn of_replace(
     if r.local_target == Some(true) {
         return Ok((vpc, to, None));
     }
-    let targets = Targets {
-        gateway: r.gateway_id.as_deref(),
-        nat: r.nat_gateway_id.as_deref(),
-        eni: r.network_interface_id.as_deref(),
-        instance: r.instance_id.as_deref(),
-        peering: r.vpc_peering_connection_id.as_deref(),
-        others: others([
-            ("TransitGatewayId", &r.transit_gateway_id),
-            ("VpcEndpointId", &r.vpc_endpoint_id),
-            (
-                "EgressOnlyInternetGatewayId",
-                &r.egress_only_internet_gateway_id,
-            ),
-            ("LocalGatewayId", &r.local_gateway_id),
-            ("CarrierGatewayId", &r.carrier_gateway_id),
-            ("CoreNetworkArn", &r.core_network_arn),
-            ("OdbNetworkArn", &r.odb_network_arn),
-        ]),
-    };
+    let targets = targets!(r);
     let via = target(state, vpc, &targets)?;
     Ok((vpc, to, Some(via)))
 }

@@ -17,7 +17,7 @@ use http::{HeaderMap, Method, StatusCode, Uri, header};
 use super::admin;
 use super::admit::{Dialect, guarded};
 use super::auth::Signed;
-use super::sim::{ServeError, Sim};
+use super::sim::{ServeError, Sim, serving};
 use crate::actions::{self, Caller};
 use crate::eks;
 use crate::error::{ApiError, ApiResult};
@@ -32,15 +32,7 @@ impl Sim {
     /// # Errors
     /// The runtime cannot use the listener.
     pub async fn serve_api(&self, listener: TcpListener, admin: bool) -> Result<(), ServeError> {
-        let address = listener
-            .local_addr()
-            .map_or_else(|e| e.to_string(), |a| a.to_string());
-        let failed = |source| ServeError::Listener {
-            address: address.clone(),
-            source,
-        };
-        listener.set_nonblocking(true).map_err(failed)?;
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+        let (listener, failed) = serving(listener)?;
         axum::serve(listener, self.api_router(admin))
             .await
             .map_err(failed)

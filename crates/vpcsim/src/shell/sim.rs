@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ec2::facts::FactError;
 use jiff::{SignedDuration, Timestamp};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use vpc::facts::EniId;
 
@@ -39,6 +40,22 @@ pub enum ServeError {
         /// The system's reason.
         source: std::io::Error,
     },
+}
+
+/// The listener in the runtime's hands, and how a failure of it is told.
+pub(super) fn serving(
+    listener: std::net::TcpListener,
+) -> Result<(TcpListener, impl Fn(std::io::Error) -> ServeError), ServeError> {
+    let address = listener
+        .local_addr()
+        .map_or_else(|e| e.to_string(), |a| a.to_string());
+    let failed = move |source| ServeError::Listener {
+        address: address.clone(),
+        source,
+    };
+    listener.set_nonblocking(true).map_err(&failed)?;
+    let listener = TcpListener::from_std(listener).map_err(&failed)?;
+    Ok((listener, failed))
 }
 
 pub(super) struct Inner {
