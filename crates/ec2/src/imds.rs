@@ -42,7 +42,11 @@ pub enum ImdsError {
          (HttpPutResponseHopLimit) must be 2, and no rule may drop TCP 80 to it"
     )]
     NoToken { endpoint: String, waited: Duration },
-    #[error("instance metadata at {endpoint}: no answer to {path} within {waited:?}")]
+    /// Nothing came, or only a part of it.
+    #[error(
+        "instance metadata at {endpoint}: no whole answer to {path} within {waited:?}: did the interface reach the \
+         limit of packets to it (ethtool -S: linklocal_allowance_exceeded), or does a proxy hold the connection?"
+    )]
     Timeout {
         endpoint: String,
         path: String,

@@ -10,10 +10,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use ec2::Credentials;
+use ec2::imds::{Imds, ImdsError};
 use ec2::types::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpSocket;
-use vpcsim::knobs::Knobs;
+use tokio::net::{TcpSocket, TcpStream};
+use vpcsim::knobs::{ImdsHang, Knobs};
 use vpcsim::{Caller, Config, Sim};
 
 fn some(text: impl ToString) -> Option<String> {
@@ -86,6 +87,12 @@ async fn imds(lab: &Lab) -> SocketAddr {
     at
 }
 
+async fn connect(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
 /// One HTTP request from `from`; gives status and body.
 async fn ask(
     from: Ipv4Addr,
@@ -94,9 +101,7 @@ async fn ask(
     path: &str,
     headers: &[(&str, &str)],
 ) -> (u16, String) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind((from, 0).into()).unwrap();
-    let mut stream = socket.connect(to).await.unwrap();
+    let mut stream = connect(from, to).await;
     let mut request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
@@ -263,6 +268,44 @@ async fn metadata_lags_when_told_to() {
     assert_eq!(seen().await, 1, "an hour behind");
     lab.sim.set_knobs(Knobs::default());
     assert_eq!(seen().await, 3);
+}
+
+/// The head of what comes back, as far as it comes: until the empty line.
+async fn head(from: Ipv4Addr, to: SocketAddr, path: &str) -> String {
+    let mut stream = connect(from, to).await;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+#[tokio::test]
+async fn metadata_hangs_when_told_to() {
+    let lab = lab().await;
+    let at = imds(&lab).await;
+    let reader = Imds::new(&format!("http://{at}")).unwrap();
+    for hang in [ImdsHang::Silent, ImdsHang::Head] {
+        lab.sim.set_knobs(Knobs {
+            imds_hang: Some(hang),
+            ..Knobs::default()
+        });
+        let failed = reader.instance_id().await.unwrap_err();
+        assert!(
+            matches!(failed, ImdsError::NoToken { .. }),
+            "{hang:?}: {failed}"
+        );
+    }
+    let id = "/latest/meta-data/instance-id";
+    let head = head(lab.address, at, id).await;
+    assert!(head.starts_with("HTTP/1.1 401"), "{head}");
+    assert!(head.contains("content-length: 1\r\n"), "{head}");
+    lab.sim.set_knobs(Knobs::default());
+    let token = token(&lab, at).await;
+    let answer = ask(lab.address, at, "GET", id, &[(TOKEN, &token)]).await;
+    assert_eq!(answer, (200, lab.instance.clone()));
 }
 
 async fn api(sim: &Sim) -> String {

@@ -1,5 +1,8 @@
 //! The metadata client against a server that speaks IMDSv2.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::server::{Asked, Reply, Server};
 use ec2::imds::{Imds, ImdsError};
 
@@ -132,6 +135,65 @@ async fn a_dropped_token_answer_points_at_the_hop_limit() {
         failed.to_string().contains("HttpPutResponseHopLimit"),
         "{failed}"
     );
+}
+
+/// A connection that is taken and then says nothing, or the head of an answer and then nothing.
+fn hangs(body: bool) -> Reply {
+    if body { Reply::Head } else { Reply::Hang }
+}
+
+#[tokio::test]
+async fn metadata_that_hangs_is_told_with_the_path_and_the_likely_cause() {
+    for body in [false, true] {
+        let server = Server::start(move |_, asked| match asked.method {
+            http::Method::PUT => answer("token"),
+            _ => hangs(body),
+        })
+        .await;
+        let imds = Imds::new(&server.url()).unwrap();
+        let failed = imds.instance_id().await.unwrap_err();
+        assert!(matches!(failed, ImdsError::Timeout { .. }), "{failed:?}");
+        let text = failed.to_string();
+        for part in [
+            &format!("instance metadata at {}", server.url()),
+            "no whole answer to meta-data/instance-id within",
+            "linklocal_allowance_exceeded",
+            "a proxy",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reader_goes_on_when_metadata_hangs_no_more() {
+    for body in [false, true] {
+        let hang = Arc::new(AtomicBool::new(true));
+        let hanging = hang.clone();
+        let server = Server::start(move |_, asked| match hanging.load(Ordering::SeqCst) {
+            true => hangs(body),
+            false => metadata(asked, "token-1"),
+        })
+        .await;
+        let imds = Imds::new(&server.url()).unwrap();
+        let failed = imds.instance_id().await.unwrap_err();
+        assert!(matches!(failed, ImdsError::NoToken { .. }), "{failed:?}");
+        hang.store(false, Ordering::SeqCst);
+        assert_eq!(imds.instance_id().await.unwrap(), "i-1");
+    }
+}
+
+#[tokio::test]
+async fn a_hanging_attempt_is_made_again() {
+    for body in [false, true] {
+        let server = Server::start(move |number, asked| match number {
+            0 => hangs(body),
+            _ => metadata(asked, "token-1"),
+        })
+        .await;
+        let imds = Imds::new(&server.url()).unwrap();
+        assert_eq!(imds.instance_id().await.unwrap(), "i-1");
+    }
 }
 
 #[tokio::test]

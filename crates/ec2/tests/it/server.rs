@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
@@ -22,6 +24,8 @@ pub(crate) enum Reply {
     Answer(u16, String),
     /// Never answers.
     Hang,
+    /// Sends the head of an answer, and never its body.
+    Head,
     /// Reads the request and closes the connection.
     Close,
 }
@@ -94,11 +98,30 @@ impl std::fmt::Display for Closed {
 
 impl std::error::Error for Closed {}
 
+/// A body of one byte, which never comes.
+struct Never;
+
+impl Body for Never {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(1)
+    }
+}
+
 async fn answer(
     script: &(impl Fn(usize, &Asked) -> Reply + Send + Sync),
     log: &Mutex<Vec<Asked>>,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Closed> {
+) -> Result<Response<Either<Full<Bytes>, Never>>, Closed> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let path = parts.uri.to_string();
@@ -115,7 +138,7 @@ async fn answer(
     };
     match script(number, &asked) {
         Reply::Answer(status, body) => {
-            let mut answer = Response::new(Full::from(body));
+            let mut answer = Response::new(Either::Left(Full::from(body)));
             *answer.status_mut() = http::StatusCode::from_u16(status).unwrap();
             // Instance metadata echoes a token's life; AWS's own reader insists on it.
             if let Some(ttl) = asked.headers.get(TTL) {
@@ -123,6 +146,7 @@ async fn answer(
             }
             Ok(answer)
         }
+        Reply::Head => Ok(Response::new(Either::Right(Never))),
         Reply::Hang => {
             let never: Infallible = std::future::pending().await;
             match never {}

@@ -4,13 +4,17 @@
 //! request leaves with the instance's hop limit as its TTL, so a pod one hop behind the node does
 //! not get it when the limit is 1; the kernel does the rest. Source: EC2 user guide, "Use IMDSv2".
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::{Either, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
@@ -18,7 +22,8 @@ use vpc::facts::VpcId;
 
 use super::auth::Principal;
 use super::imds_paths::{RoleCredentials, tree};
-use super::sim::{Core, ServeError, Sim, instance_at};
+use super::knobs::ImdsHang;
+use super::sim::{Core, ServeError, Sim, instance_at, serving};
 use crate::actions::Caller;
 use crate::ids::{self, InstanceId};
 use crate::store::Instance;
@@ -65,15 +70,7 @@ impl Sim {
     /// # Errors
     /// The runtime cannot use the listener.
     pub async fn serve_imds(&self, listener: TcpListener, vpc: VpcId) -> Result<(), ServeError> {
-        let address = listener
-            .local_addr()
-            .map_or_else(|e| e.to_string(), |a| a.to_string());
-        let failed = |source| ServeError::Listener {
-            address: address.clone(),
-            source,
-        };
-        listener.set_nonblocking(true).map_err(failed)?;
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+        let (listener, _) = serving(listener)?;
         loop {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -100,13 +97,37 @@ impl Sim {
     }
 }
 
+/// A body of one byte, which never comes.
+struct Never;
+
+impl Body for Never {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(1)
+    }
+}
+
 async fn answer(
     sim: &Sim,
     vpc: &VpcId,
     peer: IpAddr,
     socket: &OwnedFd,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, http::Error> {
+) -> Result<Response<Either<Full<Bytes>, Never>>, http::Error> {
+    let hang = sim.core().knobs.imds_hang;
+    if hang == Some(ImdsHang::Silent) {
+        // Ends when the client hangs up.
+        pending::<()>().await;
+    }
     let reply = match peer {
         IpAddr::V4(peer) => decide(
             sim,
@@ -130,7 +151,10 @@ async fn answer(
         Some(ttl) => response.header(TOKEN_TTL, ttl),
         None => response,
     };
-    response.body(Full::new(Bytes::from(reply.body)))
+    response.body(match hang {
+        Some(_) => Either::Right(Never),
+        None => Either::Left(Full::new(Bytes::from(reply.body))),
+    })
 }
 
 fn decide(

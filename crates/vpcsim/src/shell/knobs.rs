@@ -28,6 +28,8 @@ pub struct Knobs {
     pub denies: Vec<Deny>,
     /// How old the view of instance metadata is, in milliseconds.
     pub imds_lag_ms: Option<u64>,
+    /// Whether instance metadata hangs, and where.
+    pub imds_hang: Option<ImdsHang>,
     /// How old the view of Describe calls is, in milliseconds.
     pub describe_lag_ms: u64,
     /// How long a mutating call waits for the packets to follow it at most; 0: it does not wait.
@@ -46,6 +48,7 @@ impl Default for Knobs {
             faults: Vec::new(),
             denies: Vec::new(),
             imds_lag_ms: None,
+            imds_hang: None,
             describe_lag_ms: 0,
             applied_timeout_ms: 5_000,
             strict_signatures: false,
@@ -62,6 +65,17 @@ pub enum Profile {
     Instant,
     /// Near the figures that are public about AWS.
     AwsLike,
+}
+
+/// Where an answer of instance metadata stops. What hangs is not answered later either, when the knob is turned back:
+/// the client must ask again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImdsHang {
+    /// The connection is taken and the request is read; no byte comes back.
+    Silent,
+    /// The head of the answer comes, its body never.
+    Head,
 }
 
 /// Token buckets per action.
