@@ -1,19 +1,22 @@
 //! `branchline capture POD [DST]`: where on the node a pod's packets pass, and ready tcpdump commands.
 
+mod filters;
+mod ways;
+
 use std::net::Ipv4Addr;
 
-use anyhow::Context;
 use clap::Args;
 use nodenet::layout::{self, PodName};
 use reach::Inputs;
 use reach::facts::Node;
-use reach::noun::{Noun, Service, parse_destination};
-use reach::resolve::{Destination, Sender, Senders, destination, senders};
-use reach::target::{Target, service_of};
+use reach::noun::{Noun, parse_destination};
+use reach::resolve::{Sender, Senders, senders};
 use serde::Serialize;
 use vpc::facts::Eni;
 
-use crate::read::{HOLDS, Live, Output, Sources, UNKNOWN};
+use crate::read::{HOLDS, Output, Sources, UNKNOWN};
+use filters::Filters;
+use ways::{Command, Ways};
 
 /// Where on the node do a pod's packets pass? Prints ready tcpdump commands; runs none.
 #[derive(Debug, Args)]
@@ -86,13 +89,6 @@ struct EniPoint {
     mac: String,
     filter: String,
     commands: Vec<Command>,
-}
-
-#[derive(Debug, Serialize)]
-struct Command {
-    /// `ssm`, `kubectl` or `lab`.
-    by: &'static str,
-    command: String,
 }
 
 pub(crate) async fn run(args: CaptureArgs) -> anyhow::Result<u8> {
@@ -240,172 +236,6 @@ fn link_of(eni: &Eni) -> String {
     )
 }
 
-/// What to look for. Empty: everything of the pod.
-#[derive(Debug, Default)]
-struct Filters {
-    /// What the pod sends to: a Service's own address, else the targets.
-    front: Vec<String>,
-    /// What the VPC sees: the targets.
-    back: Vec<String>,
-    targets: Vec<Target>,
-    unknown: Vec<String>,
-}
-
-impl Filters {
-    fn to(inputs: &Inputs, noun: &Noun, asked: Option<Service>) -> Result<Self, reach::Error> {
-        let named = matches!(noun, Noun::Service { .. } | Noun::ApiServer);
-        let ported = named || asked.is_some();
-        let service = match ported {
-            true => service_of(inputs, noun, asked)?,
-            // An address is the same at every port.
-            false => Service::Tcp(443),
-        };
-        let found = destination(inputs, noun, service)?;
-        Ok(Self::of(found, ported))
-    }
-
-    fn of(found: Destination, ported: bool) -> Self {
-        let term = |address, service| term(address, Some(service).filter(|_| ported));
-        let back: Vec<_> = found
-            .targets
-            .iter()
-            .map(|t| term(t.address, t.service))
-            .collect();
-        let via = found.via.as_ref();
-        let front = via.and_then(|v| Some(vec![term(v.cluster_ip?, v.port)]));
-        let mut unknown = found.unknown;
-        if back.is_empty() {
-            unknown.push(format!(
-                "{} has no address that packets could go to",
-                found.label
-            ));
-        }
-        Self {
-            front: front.unwrap_or_else(|| back.clone()),
-            back,
-            targets: found.targets,
-            unknown,
-        }
-    }
-
-    /// At the veth: the node's rules have rewritten nothing yet.
-    fn at_pod(&self, pod: Ipv4Addr) -> String {
-        both(Some(pod), &self.front)
-    }
-
-    /// At the ENI: kube-proxy has chosen the endpoint, and `outside` the VPC the address may be the node's.
-    fn at_eni(&self, pod: Ipv4Addr, outside: bool) -> String {
-        both((!outside).then_some(pod), &self.back)
-    }
-
-    /// Whether a target lies outside the interface's VPC.
-    fn outside(&self, inputs: &Inputs, eni: &Eni) -> bool {
-        let vpc = inputs.world.vpcs.get(&eni.vpc);
-        let inside =
-            |t: &Target| vpc.is_none_or(|v| v.cidrs.iter().any(|c| c.contains(&t.address)));
-        !self.targets.iter().all(inside)
-    }
-
-    fn notes(&self, inputs: &Inputs, node: &Node, eni: &Eni) -> Vec<String> {
-        let mut notes = Vec::new();
-        if self.outside(inputs, eni) {
-            let enis = inputs.world.enis_of(&node.instance);
-            let primary = enis
-                .first()
-                .map_or_else(String::new, |e| format!(" {}", e.id));
-            notes.push(format!(
-                "outside the VPC: where the node translates (EXTERNALSNAT=false) the packets leave with its address by the primary ENI{primary}"
-            ));
-        }
-        let here = |t: &&Target| {
-            let owner = t.eni.as_ref().and_then(|id| inputs.world.enis.get(id));
-            owner.and_then(|e| e.instance()) == Some(&node.instance)
-        };
-        for target in self.targets.iter().filter(here) {
-            notes.push(format!(
-                "{} is on the same node: no ENI sees packets to it",
-                target.label
-            ));
-        }
-        notes
-    }
-}
-
-fn term(address: Ipv4Addr, service: Option<Service>) -> String {
-    match service {
-        None => format!("host {address}"),
-        Some(Service::Tcp(port)) => format!("host {address} and tcp port {port}"),
-        Some(Service::Udp(port)) => format!("host {address} and udp port {port}"),
-        Some(Service::Icmp) => format!("host {address} and icmp"),
-    }
-}
-
-/// A filter of pcap: the pod's packets that are of one of these.
-fn both(pod: Option<Ipv4Addr>, terms: &[String]) -> String {
-    let pod = pod.map(|p| format!("host {p}"));
-    let any = match terms {
-        [] => None,
-        [one] => Some(one.clone()),
-        many => Some(format!("(({}))", many.join(") or ("))),
-    };
-    let parts: Vec<_> = pod.into_iter().chain(any).collect();
-    parts.join(" and ")
-}
-
-/// The ways to a node.
-struct Ways<'a> {
-    live: &'a Live,
-    node: &'a Node,
-    image: &'a str,
-    count: Option<u32>,
-    lab: bool,
-}
-
-impl Ways<'_> {
-    /// One line each, for the user's shell.
-    fn commands(&self, link: &str, filter: &str) -> anyhow::Result<Vec<Command>> {
-        let count = self.count.map(|n| format!(" -c {n}")).unwrap_or_default();
-        let tcpdump = format!("tcpdump -nnl -i {link}{count} \"{filter}\"");
-        let shell = serde_json::json!({"command": [format!("sudo {tcpdump}")]});
-        let shell = serde_json::to_string(&shell).context("write the parameters of SSM")?;
-        let target = &self.node.instance;
-        let mut commands = vec![Command {
-            by: "ssm",
-            command: self.live.aws(&format!(
-                "ssm start-session --target {target} --document-name AWS-StartNonInteractiveCommand --parameters '{shell}'"
-            )),
-        }];
-        if let Some(name) = &self.node.kubernetes {
-            let command = format!(
-                "debug node/{} -it --profile=sysadmin --image={} -- chroot /host sh -c '{tcpdump}'",
-                word(name),
-                word(self.image)
-            );
-            commands.push(Command {
-                by: "kubectl",
-                command: self.live.kubectl(&command),
-            });
-        }
-        if self.lab {
-            let name = word(&self.node.name);
-            commands.push(Command {
-                by: "lab",
-                command: format!("branchline lab node exec {name} -- sh -c '{tcpdump}'"),
-            });
-        }
-        Ok(commands)
-    }
-}
-
-/// A text as one word of a shell.
-fn word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
-    match !text.is_empty() && text.chars().all(plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
-}
-
 fn print(document: &Document) {
     for place in &document.pods {
         anstream::println!(
@@ -459,76 +289,9 @@ fn lines(commands: &[Command]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command as Process;
 
-    fn target(last: u8, port: u16) -> Target {
-        Target {
-            label: format!("dev/web-{last}"),
-            address: Ipv4Addr::new(10, 0, 2, last),
-            service: Service::Tcp(port),
-            eni: None,
-            node: None,
-        }
-    }
-
-    fn found(targets: Vec<Target>, via: Option<reach::target::Via>) -> Destination {
-        Destination {
-            label: "dev/svc/web".into(),
-            address: Ipv4Addr::new(10, 0, 2, 1),
-            eni: None,
-            via,
-            targets,
-            unknown: Vec::new(),
-        }
-    }
-
-    const POD: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 5);
-
-    #[test]
-    fn without_a_destination_all_of_the_pod_is_shown() {
-        let all = Filters::default();
-        assert_eq!(all.at_pod(POD), "host 10.0.1.5");
-        assert_eq!(all.at_eni(POD, false), "host 10.0.1.5");
-    }
-
-    #[test]
-    fn a_service_has_its_own_address_at_the_pod_and_its_endpoints_at_the_eni() {
-        let via = reach::target::Via {
-            service: kube_view::facts::ObjectName::new("dev", "web"),
-            cluster_ip: Some(Ipv4Addr::new(172, 20, 0, 9)),
-            port: Service::Tcp(80),
-            not_ready: 0,
-            local: false,
-        };
-        let to = Filters::of(
-            found(vec![target(7, 8080), target(8, 8081)], Some(via)),
-            true,
-        );
-        assert_eq!(
-            to.at_pod(POD),
-            "host 10.0.1.5 and host 172.20.0.9 and tcp port 80"
-        );
-        assert_eq!(
-            to.at_eni(POD, false),
-            "host 10.0.1.5 and ((host 10.0.2.7 and tcp port 8080) or (host 10.0.2.8 and tcp port 8081))"
-        );
-        assert!(to.unknown.is_empty());
-    }
-
-    #[test]
-    fn outside_the_vpc_the_address_may_be_the_nodes() {
-        let to = Filters::of(found(vec![target(7, 443)], None), false);
-        assert_eq!(to.at_pod(POD), "host 10.0.1.5 and host 10.0.2.7");
-        assert_eq!(to.at_eni(POD, true), "host 10.0.2.7");
-    }
-
-    #[test]
-    fn a_service_without_endpoints_is_unknown() {
-        let to = Filters::of(found(Vec::new(), None), true);
-        assert_eq!(to.unknown.len(), 1, "{to:?}");
-    }
-
-    fn node(settings: Option<nodenet::NodeSettings>) -> Node {
+    /// A node whose agent has these settings, or was not read.
+    pub(super) fn node(settings: Option<nodenet::NodeSettings>) -> Node {
         Node {
             name: "ip-10-0-1-11".into(),
             instance: "i-0123456789abcdef0".parse().expect("an id"),
@@ -563,72 +326,5 @@ mod tests {
         assert!(with("$(w)").is_err());
         let unread = veth(&node(None), &pod).expect_err("the prefix is not known");
         assert!(unread.contains("VETHPREFIX"), "{unread}");
-    }
-
-    #[derive(clap::Parser)]
-    struct Only {
-        #[command(flatten)]
-        live: Live,
-    }
-
-    /// The arguments that a shell gives `program` in a line.
-    fn arguments(program: &str, line: &str) -> Vec<String> {
-        let script = format!("{program}() {{ printf '%s\\n' \"$@\"; }}\n{line}");
-        let done = Process::new("sh").args(["-c", &script]).output();
-        let done = done.expect("a shell");
-        assert!(done.status.success(), "{line}: {done:?}");
-        let text = String::from_utf8(done.stdout).expect("text");
-        text.lines().map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn a_shell_takes_each_line_as_it_is_meant() {
-        let Only { live } = clap::Parser::parse_from(["x"]);
-        let node = node(None);
-        let ways = Ways {
-            live: &live,
-            node: &node,
-            image: "busybox",
-            count: Some(3),
-            lab: true,
-        };
-        let filter = "host 10.0.1.5 and ((host 10.0.2.7) or (host 10.0.2.8))";
-        // A shell that is not the node's must not look for the link.
-        let link = "$(echo eth1)";
-        let commands = ways.commands(link, filter).expect("commands");
-        let meant = ["-nnl", "-i", "eth1", "-c", "3", filter];
-        let [ssm, kubectl, lab] = &commands[..] else {
-            panic!("three ways: {commands:?}")
-        };
-        assert!(commands.iter().all(|c| !c.command.contains('\n')));
-
-        let words = arguments("aws", &ssm.command);
-        let (last, before) = words.split_last().expect("words");
-        assert_eq!(
-            before.join(" "),
-            "ssm start-session --target i-0123456789abcdef0 --document-name AWS-StartNonInteractiveCommand --parameters"
-        );
-        let parameters: serde_json::Value = serde_json::from_str(last).expect("JSON");
-        let on_node = parameters["command"][0].as_str().expect("a command");
-        assert!(on_node.contains(link), "{on_node}");
-        let words = arguments("sudo", on_node);
-        assert_eq!(words[0], "tcpdump");
-        assert_eq!(words[1..], meant);
-
-        for (program, line) in [("kubectl", kubectl), ("branchline", lab)] {
-            let words = arguments(program, &line.command);
-            let [.., sh, c, on_node] = &words[..] else {
-                panic!("{words:?}")
-            };
-            assert_eq!((sh.as_str(), c.as_str()), ("sh", "-c"));
-            assert_eq!(arguments("tcpdump", on_node), meant);
-        }
-    }
-
-    #[test]
-    fn odd_names_are_one_word() {
-        assert_eq!(word("ip-10-0-1-11"), "ip-10-0-1-11");
-        let odd = "a b'$(c)";
-        assert_eq!(arguments("f", &format!("f {}", word(odd))), [odd]);
     }
 }
