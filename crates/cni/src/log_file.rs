@@ -60,7 +60,12 @@ fn remove_beyond(folder: &Path, prefix: &str) -> io::Result<()> {
     }
     old.sort();
     let beyond = old.len().saturating_sub(KEEP);
-    old[..beyond].iter().try_for_each(fs::remove_file)
+    let mut oldest = old[..beyond].iter();
+    oldest.try_for_each(|path| match fs::remove_file(path) {
+        // By another process that rotates at the same time.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    })
 }
 
 fn folder(path: &Path) -> &Path {
