@@ -118,7 +118,7 @@ def test_pods_are_served_without_the_api_server():
         node.fill(2, "q")
         node.api_up()
         node.connected()
-        eventually(node.cluster, lambda c: c["failures"] == {}, 40, "nothing is missing any more")
+        eventually(node.cluster, lambda c: c["failures"] == {}, 90, "nothing is missing any more")
 
 
 def test_an_invalid_token_is_named():
@@ -194,7 +194,7 @@ def test_repairs_and_denied_actions_are_events_of_the_node():
         node.fill(6)
         node.aws(f"aws ec2 modify-network-interface-attribute --network-interface-id {node.interfaces()[1]} "
                  "--groups $(sg nodes) $(sg extra)")
-        (event,) = eventually(lambda: node.events("SecurityGroupsRepaired", "Node"), bool, 40, "the repair")
+        (event,) = eventually(lambda: node.events("SecurityGroupsRepaired", "Node"), bool, 90, "the repair")
         assert node.aws("sg extra") in event["message"] and node.interfaces()[1] in event["message"], event
         assert event["involvedObject"]["name"] == NODE, event
         node.knobs(denies=[{"action": "AttachNetworkInterface"}])

@@ -46,7 +46,7 @@ nodes:
 """
 
 
-def eventually(ask, wanted, within=20, what=""):
+def eventually(ask, wanted, within=90, what=""):
     """`ask()` until `wanted(answer)`; gives the answer."""
     deadline, last = time.monotonic() + within, None
     while True:
@@ -54,7 +54,7 @@ def eventually(ask, wanted, within=20, what=""):
             last = ask()
             if wanted(last):
                 return last
-        except (AssertionError, json.JSONDecodeError) as error:
+        except (AssertionError, json.JSONDecodeError, KeyError, IndexError) as error:
             last = error
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within} s: {what}\nlast: {last}")
@@ -86,7 +86,7 @@ class Node:
     def __exit__(self, *_):
         self.branchline("lab", "down")
         for process in self.started:
-            process.wait(timeout=20)
+            process.wait(timeout=60)
         self.folder.cleanup()
 
     # --- running things -------------------------------------------------------------------------
@@ -122,7 +122,7 @@ class Node:
         process = self.names.pop(name)
         if process.poll() is None:
             self.on_node("kill", f"-{signal}", (self.files / f"{name}.pid").read_text().strip(), exit=None)
-        return process.wait(timeout=20)
+        return process.wait(timeout=60)
 
     # --- the API server -------------------------------------------------------------------------
 
@@ -144,7 +144,7 @@ class Node:
             if self.names["apiserver"].poll() is not None:
                 raise OSError("kube-apiserver has ended:\n" + (f / "apiserver.log").read_text()[-2000:])
             return self.kubectl("get", "--raw=/readyz", exit=None).returncode
-        eventually(answer, lambda code: code == 0, 60, "the API server is ready")
+        eventually(answer, lambda code: code == 0, 120, "the API server is ready")
 
     def install(self, *values):
         """The chart's objects, a Node, and the service account's token where the kubelet puts it."""
@@ -198,7 +198,7 @@ class Node:
     def cluster(self):
         return self.state()["kubernetes"]
 
-    def connected(self, within=40):
+    def connected(self, within=90):
         return eventually(self.cluster, lambda c: c["state"] == "connected", within, "the agent is connected")
 
     # --- pods, as the runtime asks for them -----------------------------------------------------
@@ -272,10 +272,10 @@ def run_all(tests, wanted):
         try:
             test()
             # A process that is just ending is no leak.
-            eventually(lambda: [line for line in machine().splitlines() if LAB in line], lambda left: not left, 3,
+            eventually(lambda: [line for line in machine().splitlines() if LAB in line], lambda left: not left, 30,
                        "nothing of the lab is left")
             passed, outcome = passed + 1, "ok"
-        except (AssertionError, subprocess.SubprocessError, KeyError, OSError) as error:
+        except (AssertionError, subprocess.SubprocessError, KeyError, OSError, ValueError, IndexError) as error:
             failed, outcome = failed + 1, f"FAILED\n{type(error).__name__}: {error}"
         print(f"{name} … {outcome} ({time.monotonic() - began:.1f} s)", flush=True)
     print(f"{passed} passed, {failed} failed")

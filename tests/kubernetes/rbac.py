@@ -76,7 +76,7 @@ def test_each_right_is_used_and_named_when_it_is_missing():
             # … and given back it works without a restart.
             if verb != "watch":
                 use_every_right(node, f"{round_}b")
-                eventually(node.cluster, lambda c: c["failures"] == {}, 40, f"{name} works again")
+                eventually(node.cluster, lambda c: c["failures"] == {}, 90, f"{name} works again")
                 let_go(node, f"{round_}b")
 
 

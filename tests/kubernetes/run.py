@@ -26,7 +26,7 @@ from trials import machine
 # STATUS is known from 1.1.0 on; a list of several versions is for runtimes that know only the older one, too.
 VERSIONS = {"cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.1.0"]}
 
-PROGRAMS = ("/branchline ", "branchline lab ", "/branchline-agent ", "/aws-cni")
+PROGRAMS = ("/branchline ", "  branchline ", "/branchline-agent ", "/aws-cni")
 
 
 def shared():

@@ -40,7 +40,7 @@ KUBERNETES = BIN.parent / "kubernetes" / "bin"
 VENV = Path(sys.executable).parent
 # Most of a scenario's time is waiting: two go at once, each in a lab of its own.
 JOBS = int(os.environ.get("JOBS", "2"))
-STEP_TIMEOUT = 90
+STEP_TIMEOUT = 240
 
 PRELUDE = r"""
 set -euo pipefail
@@ -172,7 +172,7 @@ def in_lab(topology, change, story, env):
         up = subprocess.run(
             [BIN / "branchline", "lab", "up", "-f", file.name],
             env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, timeout=120,
+            stderr=subprocess.STDOUT, timeout=300,
         )
     if up.returncode != 0:
         raise Failed(f"lab up: exit {up.returncode}\n{up.stdout}")

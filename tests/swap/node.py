@@ -162,7 +162,7 @@ class Node:
             if not there or self.inside(*probe, exit=None).returncode != 0:
                 return False
             return self.side is not OURS or self.state()["ready"]
-        until(60, f"{self.side} aws-node serves", ready)
+        until(150, f"{self.side} aws-node serves", ready)
 
     def told(self):
         self.log.seek(0)
@@ -194,7 +194,7 @@ class Node:
         return time.monotonic() - began
 
     def page(self, path):
-        program = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:61679{path}', timeout=5).read().decode())"
+        program = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:61679{path}', timeout=30).read().decode())"
         return json.loads(self.inside(sys.executable, "-c", program).stdout)
 
     def state(self):
@@ -220,7 +220,7 @@ class Node:
 
     def saved(self, pods):
         """Until the file says so: ours writes it within two seconds, and keeps a journal until then."""
-        until(5, f"the checkpoint lists {pods}", lambda: self.checkpoint() == pods)
+        until(60, f"the checkpoint lists {pods}", lambda: self.checkpoint() == pods)
 
     def age_checkpoint(self):
         """Makes the file's pods ten minutes older. No agent runs."""
@@ -234,7 +234,7 @@ class Node:
         listed = json.loads(self.lab("pod", "list", "-o", "json").stdout)
         return {p["pod"].split("/")[-1]: p["address"] for p in (entry["pod"] for entry in listed)}
 
-    def add(self, *names, within=60):
+    def add(self, *names, within=120):
         """Starts pods as kubelet does: what fails is tried again."""
         missing = list(names)
         deadline = time.monotonic() + within

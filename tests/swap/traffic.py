@@ -15,6 +15,8 @@ import sys
 import time
 
 BLOCK, PAUSE, PATIENCE = 512, 0.05, 10
+# How long a server may take to start, on a machine that is busy.
+LISTENS = 60
 
 
 def block(number):
@@ -60,7 +62,7 @@ class Stream:
 
     async def connect_first(self):
         """The other side may have started a moment ago, and not listen yet."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + LISTENS
         while True:
             try:
                 return await asyncio.wait_for(asyncio.open_connection(self.host, self.port), PATIENCE)
@@ -71,10 +73,13 @@ class Stream:
 
     async def exchange(self, reader, writer, end):
         reading = asyncio.create_task(self.compare(reader))
-        while not end.is_set() and not reading.done():
+        # One block at least, however late the connection was made.
+        while not reading.done():
             writer.write(block(self.sent))
             self.sent += 1
             await writer.drain()
+            if end.is_set():
+                break
             await asyncio.sleep(PAUSE)
         writer.write_eof()
         await asyncio.wait_for(reading, PATIENCE)
