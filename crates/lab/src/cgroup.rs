@@ -248,9 +248,9 @@ impl Cgroups {
     /// number that was reused meanwhile is never hit.
     ///
     /// # Errors
-    /// When processes remain after about ten seconds.
+    /// When processes remain after about a minute, which is for a machine that is busy.
     pub fn kill(&self, group: &Path) -> Result<(), Error> {
-        const ROUNDS: u32 = 2000;
+        const ROUNDS: u32 = 12_000;
         for round in 0..ROUNDS {
             let members = self.members(group);
             if members.is_empty() {
@@ -300,7 +300,7 @@ impl Cgroups {
     /// Removes a group with all below it. A group that does not exist is fine.
     ///
     /// # Errors
-    /// When a directory stays busy for about two seconds.
+    /// When a directory stays busy for about half a minute, which is for a machine that is busy.
     pub fn remove(&self, group: &Path) -> Result<(), Error> {
         for root in self.every() {
             // Children come after their parents in `tree`.
@@ -422,7 +422,7 @@ fn make(path: &Path) -> io::Result<()> {
 
 /// A group is busy for a moment after its last process has ended.
 fn remove_group(dir: &Path) -> Result<(), Error> {
-    const ROUNDS: u32 = 400;
+    const ROUNDS: u32 = 6000;
     for round in 1.. {
         match fs::remove_dir(dir) {
             Ok(()) => break,

@@ -260,14 +260,14 @@ fn an_instance_that_anybody_launches_is_a_node_until_it_is_terminated() {
     let begun = std::time::Instant::now();
     while !gone() {
         assert!(
-            begun.elapsed().as_secs() < 20,
+            begun.elapsed().as_secs() < 120,
             "the node outlives its instance"
         );
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     while lab::exec::find(&lab.place, &Cgroups::mounted().unwrap(), "n1").is_ok() {
         assert!(
-            begun.elapsed().as_secs() < 20,
+            begun.elapsed().as_secs() < 120,
             "the node's processes outlive its instance"
         );
         std::thread::sleep(std::time::Duration::from_millis(5));

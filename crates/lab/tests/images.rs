@@ -88,7 +88,7 @@ impl Containerd {
             .spawn()
             .unwrap();
         let socket = dir.join("sock");
-        for _ in 0..1000 {
+        for _ in 0..12_000 {
             if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
                 break;
             }
@@ -248,7 +248,7 @@ fn pulled(node: &Containerd, kit: &Kit) {
     assert!(before.contains(&nginx), "{before}");
     node.ctr(&["images", "remove", "--sync", &nginx]);
     let mut done = pull(&nginx);
-    for _ in 0..100 {
+    for _ in 0..3000 {
         if done.status.success() {
             break;
         }
@@ -282,7 +282,7 @@ ss -V
 branchline lab listen http/80 tcp/81 &
 server=$!
 n=0
-until curl -fsS http://127.0.0.1/hello 2>/dev/null || [ $n -ge 100 ]; do n=$((n+1)); sleep 0.05; done
+until curl -fsS http://127.0.0.1/hello 2>/dev/null || [ $n -ge 2400 ]; do n=$((n+1)); sleep 0.05; done
 branchline probe tcp 127.0.0.1 81
 kill -TERM $server
 wait $server

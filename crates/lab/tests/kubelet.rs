@@ -102,7 +102,7 @@ impl Cluster {
     }
 
     fn await_web(&self) {
-        self.run(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+        self.run(&["rollout", "status", "deployment/web", "--timeout=300s"]);
         let ready = |p: &Value| p["status"]["containerStatuses"][0]["ready"] == true;
         eventually("web is ready", || self.web().iter().all(ready));
     }
@@ -115,7 +115,7 @@ fn told(output: &Output) -> String {
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(90), "never: {what}");
+        assert!(begun.elapsed() < Duration::from_secs(300), "never: {what}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }

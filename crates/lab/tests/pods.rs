@@ -68,10 +68,10 @@ fn phase(lab: &Lab, name: &str) -> Option<Phase> {
 
 /// Can the pod open a TCP connection to another pod's listener?
 fn connects(lab: &Lab, from: &str, to: std::net::Ipv4Addr) -> bool {
-    let script = format!("exec 3<>/dev/tcp/{to}/8080 && read -t 2 x <&3 && echo $x");
+    let script = format!("exec 3<>/dev/tcp/{to}/8080 && read -t 20 x <&3 && echo $x");
     let (output, out, _) = branchline(
         lab,
-        &["exec", from, "--", "timeout", "3", "bash", "-c", &script],
+        &["exec", from, "--", "timeout", "30", "bash", "-c", &script],
     );
     output.status.success() && out.contains(&format!("{to}:8080 sees "))
 }
@@ -160,9 +160,8 @@ fn a_pod_lives_and_ends_as_its_process_does() {
     eventually("the job ends", || {
         phase(&lab, "job") == Some(Phase::Exited(3))
     });
-    let (_, netns, _) = branchline(
-        &lab,
-        &[
+    eventually("web's namespace is the only one", || {
+        let count = [
             "node",
             "exec",
             NODE,
@@ -170,13 +169,14 @@ fn a_pod_lives_and_ends_as_its_process_does() {
             "sh",
             "-c",
             "ls /run/netns | wc -l",
-        ],
-    );
-    assert_eq!(netns, "1\n", "web's only");
+        ];
+        branchline(&lab, &count).1 == "1\n"
+    });
     branchline(&lab, &["pod", "delete", "job"]);
     assert_eq!(phase(&lab, "job"), None);
-    let (_, out, _) = branchline(&lab, &["logs", "job"]);
-    assert_eq!(out, "done\n", "a log outlives its pod");
+    eventually("a log outlives its pod", || {
+        branchline(&lab, &["logs", "job"]).1 == "done\n"
+    });
 
     // SIGTERM and a grace period, when asked for.
     run(
@@ -191,8 +191,9 @@ fn a_pod_lives_and_ends_as_its_process_does() {
     );
     let (output, _, told) = branchline(&lab, &["pod", "delete", "polite", "--grace", "20"]);
     assert!(output.status.success(), "{told}");
-    let (_, out, _) = branchline(&lab, &["logs", "polite"]);
-    assert_eq!(out, "bye\n");
+    eventually("the last word is in the log", || {
+        branchline(&lab, &["logs", "polite"]).1 == "bye\n"
+    });
 }
 
 #[test]

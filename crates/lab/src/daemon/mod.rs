@@ -40,8 +40,9 @@ pub(crate) use forward::{Forward, forward};
 pub(crate) use launcher::blocking;
 use launcher::{Launcher, Plan};
 
-/// How long an agent may take until its node is ready for pods.
-const AGENT_PATIENCE: Duration = Duration::from_secs(30);
+/// How long an agent may take until its node is ready for pods: a second, and more on a machine that
+/// is busy.
+const AGENT_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Runs a lab until it is told to end, then removes it. In the background it leaves the terminal's
 /// session and reports its progress as JSON lines on standard output, once.
@@ -282,7 +283,11 @@ impl Lab {
                 reached(&mut seen, |s| s.clusters.get(name).is_some_and(|c| c.ready)).await?;
                 let joining = joinable.borrow().get(name).cloned();
                 if let Some(joining) = joining {
-                    blocking(move || joining.settle(nodes)).await?;
+                    // A node that cannot join its cluster is told, not waited for.
+                    tokio::select! {
+                        settled = blocking(move || joining.settle(nodes)) => settled?,
+                        told = reached(&mut seen, |_| false) => told?,
+                    }
                 }
             }
             state.send_modify(|s| s.ready = true);

@@ -33,8 +33,8 @@ const FORMAT: u32 = 2;
 const PART: &str = "template.part";
 /// The containerd namespace of Kubernetes' images.
 const NAMESPACE: &str = "k8s.io";
-/// How long containerd may take to start, or to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long containerd may take to start, or to end: a second, and more on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The template's path; made when it is not there. The caller holds the store's lock.
 pub(super) fn ensure(store: &Store) -> Result<PathBuf, Error> {

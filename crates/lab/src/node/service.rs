@@ -24,8 +24,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A service that ran this long had started well: the next pause is the first one again.
 const WELL: Duration = Duration::from_secs(30);
-/// How long a service may take to end before it is killed, and to be there again.
+/// How long a service may take to end before it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take to be there again: after the longest pause and the wait for a socket, on a
+/// machine that is busy.
+const BACK: Duration = Duration::from_secs(60);
 /// How long a service waits for another one's socket before it is started anyway.
 const SOCKET: Duration = Duration::from_secs(10);
 
@@ -245,7 +248,7 @@ impl Service {
         shared: MutexGuard<'_, Shared>,
         before: Option<i32>,
     ) -> Result<(), ServiceError> {
-        let (shared, done) = self.replaced(shared, before, PATIENCE + SOCKET);
+        let (shared, done) = self.replaced(shared, before, BACK);
         if done {
             Ok(())
         } else {
