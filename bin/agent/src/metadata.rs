@@ -3,7 +3,8 @@
 //! It has no message of its own and one key per request, so watching costs processor time on every
 //! node, for nothing most of the time. Each poll reads the primary interface's groups, which are
 //! what people change; the list of interfaces and the groups of a few others take turns. After a
-//! change everything is read at each poll for a while, until nothing moves any more.
+//! change everything is read at each poll for a while, until nothing moves any more. What is as it was
+//! is told the pool once a minute only: it compares it with what EC2 showed, and that rarely moves.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,6 +22,8 @@ const POLL: Duration = Duration::from_secs(15);
 const SHARE: usize = 3;
 /// Polls at which everything is read after a change: about as long as metadata may lag.
 const EAGER: u32 = 4;
+/// Polls after which the pool is told again what did not change: it may differ from what EC2 shows.
+const REPEAT: u32 = 4;
 
 /// Metadata, as the agent of one node reads it.
 #[derive(Debug, Clone)]
@@ -58,7 +61,7 @@ fn at(mac: &str, key: &str) -> String {
     format!("meta-data/network/interfaces/macs/{mac}/{key}")
 }
 
-/// Tells what metadata shows, at every poll. A failure changes nothing.
+/// Tells what metadata shows, at once when that changes. A failure changes nothing.
 pub(crate) async fn watch(metadata: Metadata, to: &mpsc::Sender<Message>) {
     let mut watch = Watch {
         turns: Turns::default(),
@@ -70,6 +73,7 @@ pub(crate) async fn watch(metadata: Metadata, to: &mpsc::Sender<Message>) {
     loop {
         tokio::time::sleep(POLL).await;
         match watch.look().await {
+            Ok(()) if !watch.turns.tells() => {}
             Ok(()) => {
                 let known = watch.known.clone();
                 if to.send(Message::Imds(known)).await.is_err() {
@@ -133,6 +137,8 @@ struct Turns {
     last: usize,
     /// Polls that still read everything.
     eager: u32,
+    /// Polls since the pool was told.
+    untold: u32,
 }
 
 impl Default for Turns {
@@ -141,6 +147,7 @@ impl Default for Turns {
             poll: 0,
             last: 0,
             eager: 1,
+            untold: 0,
         }
     }
 }
@@ -161,12 +168,24 @@ impl Turns {
         let others: Vec<&String> = macs.iter().filter(|mac| *mac != primary).collect();
         let mut due: Vec<String> = macs.iter().filter(|m| *m == primary).cloned().collect();
         if self.poll.is_multiple_of(2) {
-            for at in 0..SHARE.min(others.len()) {
+            // As few as let each have its turn as soon.
+            let share = others.len().div_ceil(others.len().div_ceil(SHARE).max(1));
+            for at in 0..share {
                 due.push(others[(self.last + at) % others.len()].clone());
             }
-            self.last = (self.last + SHARE) % others.len().max(1);
+            self.last = (self.last + share) % others.len().max(1);
         }
         due
+    }
+
+    /// Whether the pool is told what was just read.
+    fn tells(&mut self) -> bool {
+        self.untold += 1;
+        let tells = self.eager > 0 || self.untold >= REPEAT;
+        if tells {
+            self.untold = 0;
+        }
+        tells
     }
 
     /// Something changed, or could not be read.
@@ -197,6 +216,53 @@ mod tests {
         // Alone, and with fewer others than a share.
         assert_eq!(polls(&mut Turns::default(), 1, 4), ["*0", "0", "*0", "0"]);
         assert_eq!(polls(&mut Turns::default(), 3, 3), ["*012", "012", "*0"]);
+        // Four others need two turns, whether these are of two or of three.
+        let read = polls(&mut Turns::default(), 5, 7);
+        assert_eq!(read, ["*01234", "012", "*0", "034", "*0", "012", "*0"]);
+    }
+
+    #[test]
+    fn no_interface_waits_longer_than_with_a_full_share_at_each_turn() {
+        for interfaces in 2_usize..=16 {
+            let mut turns = Turns::default();
+            let read = |turns: &mut Turns| {
+                turns.next();
+                let macs: Vec<String> = (0..interfaces).map(|n| n.to_string()).collect();
+                turns.due("0", &macs)
+            };
+            read(&mut turns);
+            let longest = 2 * (interfaces - 1).div_ceil(SHARE);
+            let mut last = vec![0; interfaces];
+            for poll in 1..100 {
+                read(&mut turns).into_iter().for_each(|mac| {
+                    let at: usize = mac.parse().unwrap();
+                    last[at] = poll;
+                });
+                let waits = last.iter().map(|last| poll - last).max().unwrap();
+                assert!(waits <= longest, "{interfaces}: {waits} polls");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_as_it_was_is_told_once_a_minute_and_what_moves_at_once() {
+        let mut turns = Turns::default();
+        let macs = vec!["0".to_owned()];
+        let mut poll = |changes: bool| {
+            turns.next();
+            turns.due("0", &macs);
+            if changes {
+                turns.changed();
+            }
+            turns.tells()
+        };
+        let quiet: Vec<bool> = (0..9).map(|_| poll(false)).collect();
+        let told: Vec<usize> = (0..9).filter(|n| quiet[*n]).collect();
+        assert_eq!(told, [3, 7]);
+        // And while it may move on.
+        let mut after = vec![poll(true)];
+        after.extend((0..5).map(|_| poll(false)));
+        assert_eq!(after, [true, true, true, true, false, false]);
     }
 
     #[test]
