@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 /// Ends a process that this test started.
 struct Process(Child);
@@ -28,6 +28,7 @@ pub(crate) struct ControlPlane {
     // In the order in which they end.
     _apiserver: Process,
     _etcd: Process,
+    _ports: [Port; 3],
     /// The API server's own address.
     pub(crate) server: String,
     pub(crate) dir: TempDir,
@@ -47,9 +48,25 @@ fn programs() -> PathBuf {
     target.join("kubernetes/bin")
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+/// A port of loopback that nobody else gets while this lives. It does not listen, so every
+/// connection is for the program that shares the port (SO_REUSEPORT).
+struct Port {
+    _held: TcpSocket,
+    number: u16,
+}
+
+impl Port {
+    fn new() -> Self {
+        let held = TcpSocket::new_v4().expect("a socket");
+        held.set_reuseport(true).expect("a port to share");
+        let any = "127.0.0.1:0".parse().expect("an address");
+        held.bind(any).expect("a free port");
+        let number = held.local_addr().expect("its address").port();
+        Self {
+            _held: held,
+            number,
+        }
+    }
 }
 
 impl ControlPlane {
@@ -75,7 +92,8 @@ impl ControlPlane {
         let key = rcgen::KeyPair::generate().expect("a key");
         std::fs::write(at("sa.key"), key.serialize_pem()).expect("write the key");
         std::fs::write(at("sa.pub"), key.public_key_pem()).expect("write the key");
-        let (client, peer, port) = (free_port(), free_port(), free_port());
+        let ports = [Port::new(), Port::new(), Port::new()];
+        let [client, peer, port] = ports.each_ref().map(|port| port.number);
         let (client, peer) = (
             format!("http://127.0.0.1:{client}"),
             format!("http://127.0.0.1:{peer}"),
@@ -90,6 +108,7 @@ impl ControlPlane {
                 format!("--initial-advertise-peer-urls={peer}"),
                 format!("--initial-cluster=default={peer}"),
                 "--unsafe-no-fsync".to_owned(),
+                "--socket-reuse-port".to_owned(),
             ],
             &dir.path().join("etcd.log"),
         );
@@ -99,6 +118,7 @@ impl ControlPlane {
                 format!("--etcd-servers={client}"),
                 "--bind-address=127.0.0.1".to_owned(),
                 format!("--secure-port={port}"),
+                "--permit-port-sharing".to_owned(),
                 format!("--advertise-address={advertise}"),
                 format!("--cert-dir={}", at("certs")),
                 format!("--service-account-key-file={}", at("sa.pub")),
@@ -114,6 +134,7 @@ impl ControlPlane {
         let plane = Self {
             _apiserver: apiserver,
             _etcd: etcd,
+            _ports: ports,
             server: format!("https://127.0.0.1:{port}"),
             certificate: dir.path().join("certs/apiserver.crt"),
             dir,
@@ -123,7 +144,7 @@ impl ControlPlane {
     }
 
     async fn ready(&self) {
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_secs(180);
         let mut last = "no certificate yet".to_owned();
         while Instant::now() < until {
             if self.certificate.exists() {

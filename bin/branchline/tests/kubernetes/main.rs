@@ -137,7 +137,7 @@ pub(crate) async fn build() -> World {
     all.extend(objects::service("dev", "empty", 80, 80, &[]));
     plane.create(all).await;
     let kubernetes = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
-    for _ in 0..200 {
+    for _ in 0..1200 {
         let list = kubernetes.rsplit_once('/').unwrap().0;
         let slices = plane.call("GET", list, None).await;
         if !slices["items"].as_array().unwrap().is_empty() {
