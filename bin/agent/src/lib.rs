@@ -28,6 +28,8 @@ mod run;
 mod show;
 mod store;
 mod takeover;
+#[cfg(test)]
+mod test_ns;
 pub mod translate;
 
 use std::ffi::OsString;

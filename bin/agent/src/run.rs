@@ -193,3 +193,6 @@ fn seed() -> u64 {
         Err(_) => u64::from(std::process::id()),
     }
 }
+
+#[cfg(test)]
+mod tests;

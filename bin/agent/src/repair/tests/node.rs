@@ -13,6 +13,7 @@ use nodenet::{Addr, EniFacts, LinkName, Mac, NodeSettings, PodFacts, PodName, Ro
 use super::super::facts::{Leased, SETTLED, veth};
 use super::super::{Facts, Repairer};
 use crate::findings::Findings;
+use crate::test_ns::in_a_namespace;
 
 /// How long an answer that comes may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -65,16 +66,7 @@ pub(super) struct Node {
 /// Runs a test on a node, or says that it cannot. Everything happens on a thread in the node's
 /// namespace, as in the agent.
 pub(super) fn on_a_node(test: impl FnOnce(&mut Node) + Send) {
-    if !rustix::process::geteuid().is_root() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "needs root, and CI is set"
-        );
-        eprintln!("SKIPPED: needs root (it makes network namespaces)");
-        return;
-    }
-    let ns = NetNs::create().unwrap();
-    ns.run(|| test(&mut Node::new())).unwrap();
+    in_a_namespace(|| test(&mut Node::new()));
 }
 
 pub(super) fn name(text: &str) -> LinkName {
