@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use ec2::imds::Imds;
 use ipam::NodeFacts;
 use ipnet::Ipv4Net;
-use nodenet::{Mark, NodeSettings, VethPrefix};
+use nodenet::NodeSettings;
 use settings::Settings;
 use tokio::sync::mpsc;
 use vpc::facts::{Mac, SubnetId};
@@ -92,7 +92,7 @@ async fn identify(imds: &Imds, ec2: &ec2::Client, settings: &Settings) -> anyhow
         prefixes: kind.prefixes,
         limits,
     };
-    let settings_of_net = node_settings(settings)?;
+    let settings_of_net = NodeSettings::try_from(&settings.network)?;
     let link: Mac = mac.parse()?;
     let links = Links::find(settings_of_net, interface.id.clone(), link, address, cidr)?;
     links.set_up_node().context("the node's own rules")?;
@@ -122,21 +122,5 @@ async fn identify(imds: &Imds, ec2: &ec2::Client, settings: &Settings) -> anyhow
         cloud,
         metadata: Metadata::new(imds.clone(), mac),
         links,
-    })
-}
-
-fn node_settings(settings: &Settings) -> anyhow::Result<NodeSettings> {
-    let net = &settings.network;
-    Ok(NodeSettings {
-        veth_prefix: VethPrefix::new(net.veth_prefix.as_str())?,
-        eni_mtu: net.eni_mtu.into(),
-        pod_mtu: net.pod_mtu.into(),
-        external_snat: net.external_snat,
-        node_port: net.node_port,
-        connmark: Mark {
-            value: net.connmark,
-            mask: net.connmark,
-        },
-        external_service_cidrs: net.external_services.clone(),
     })
 }

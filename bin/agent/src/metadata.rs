@@ -82,7 +82,11 @@ pub(crate) async fn watch(metadata: Metadata, to: &mpsc::Sender<Message>) {
             }
             Err(error) => {
                 watch.turns.changed();
-                tracing::debug!(error = format!("{error:#}"), "metadata not read");
+                let error = format!("{error:#}");
+                tracing::warn!(
+                    error,
+                    "metadata cannot be read: until it can, changes of groups are seen by the sweep only"
+                );
             }
         }
     }

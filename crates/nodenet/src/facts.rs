@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+use settings::NodeNetwork;
 
+use crate::Error;
 use crate::layout::{self, PodName, VethPrefix};
 use crate::model::Mark;
 use crate::name::{LinkName, Mac, TableId};
@@ -96,6 +98,26 @@ pub struct NodeSettings {
     pub connmark: Mark,
     /// AWS_EXTERNAL_SERVICE_CIDRS.
     pub external_service_cidrs: Vec<Ipv4Net>,
+}
+
+impl TryFrom<&NodeNetwork> for NodeSettings {
+    type Error = Error;
+
+    /// The agent's own variables, read; an error for a veth prefix that no link name can begin with.
+    fn try_from(of: &NodeNetwork) -> Result<Self, Error> {
+        Ok(Self {
+            veth_prefix: VethPrefix::new(of.veth_prefix.as_str())?,
+            eni_mtu: of.eni_mtu.into(),
+            pod_mtu: of.pod_mtu.into(),
+            external_snat: of.external_snat,
+            node_port: of.node_port,
+            connmark: Mark {
+                value: of.connmark,
+                mask: of.connmark,
+            },
+            external_service_cidrs: of.external_services.clone(),
+        })
+    }
 }
 
 impl Default for NodeSettings {

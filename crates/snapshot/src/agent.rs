@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use kube_view::facts::{AGENT, Container, EnvValue};
-use nodenet::{Mark, NodeSettings, VethPrefix};
+use nodenet::NodeSettings;
 use reach::facts::{GroupSync, RunsOtherwise};
 use serde_json::{Value, json};
 use settings::{Engine, Settings};
@@ -53,7 +53,9 @@ pub(crate) fn agent(containers: &[Container]) -> Agent {
         name,
         groups,
         packs: engine == Some(Engine::Branchline),
-        settings: read.and_then(|settings| node_settings(&settings)),
+        settings: read.and_then(|settings| {
+            NodeSettings::try_from(&settings.network).map_err(|error| error.to_string())
+        }),
     }
 }
 
@@ -118,22 +120,6 @@ pub(crate) fn variables(container: &Container) -> Result<Settings, String> {
     loaded
         .map(|loaded| loaded.settings)
         .map_err(|errors| format!("its variables: {errors}"))
-}
-
-fn node_settings(settings: &Settings) -> Result<NodeSettings, String> {
-    let net = &settings.network;
-    Ok(NodeSettings {
-        veth_prefix: VethPrefix::new(net.veth_prefix.as_str()).map_err(|e| e.to_string())?,
-        eni_mtu: net.eni_mtu.into(),
-        pod_mtu: net.pod_mtu.into(),
-        external_snat: net.external_snat,
-        node_port: net.node_port,
-        connmark: Mark {
-            value: net.connmark,
-            mask: net.connmark,
-        },
-        external_service_cidrs: net.external_services.clone(),
-    })
 }
 
 /// What an agent tells of its variables: the documents of its introspection, as they are.
@@ -240,7 +226,7 @@ mod tests {
         let read = agent(&[container("branchline/aws-node:1", &env)]);
         assert_eq!(
             read.settings.unwrap().veth_prefix,
-            VethPrefix::new("pod").unwrap()
+            nodenet::VethPrefix::new("pod").unwrap()
         );
         let bad = [("AWS_VPC_ENI_MTU", "banana")];
         let why = agent(&[container("branchline/aws-node:1", &bad)])
