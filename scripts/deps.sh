@@ -21,7 +21,6 @@ want /etc/ssl/certs/ca-certificates.crt ca-certificates
   want conntrack conntrack
   want iptables iptables
   want containerd containerd
-  want crun crun
   want runc runc
   want busybox busybox-static
   want bash bash

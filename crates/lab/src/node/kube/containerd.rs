@@ -11,17 +11,10 @@ use crate::mounts::on_disk;
 use crate::node::ServiceSpec;
 use crate::place::Place;
 
-/// What makes containers for the distribution's containerd: half of runc's processor time for each
-/// (decision 004). A newer containerd writes specifications of a version that this crun does not know.
-fn runtime(given: Option<&Path>) -> Result<PathBuf, Error> {
-    installed(if given.is_some() { "runc" } else { "crun" })
-}
-
-/// `restrict_oom_score_adj`: without CAP_SYS_RESOURCE no process may lower its score, and a runtime
-/// fails if it is told to. Snapshotters that this file system cannot have are left out, or each start
-/// complains about them. The shim is the one for every runtime with runc's command line, hence its name.
-fn config(runtime: &Path) -> String {
-    let runtime = runtime.display();
+/// `restrict_oom_score_adj`: without CAP_SYS_RESOURCE no process may lower its score, and runc fails
+/// if it is told to. Snapshotters that this file system cannot have are left out, or each start
+/// complains about them.
+fn config() -> String {
     format!(
         r#"version = 2
 root = "/var/lib/containerd"
@@ -59,7 +52,6 @@ disabled_plugins = [
       runtime_type = "io.containerd.runc.v2"
 
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-        BinaryName = "{runtime}"
         SystemdCgroup = false
 "#
     )
@@ -72,12 +64,12 @@ fn registries() -> String {
     format!("server = \"{own}\"\n\n[host.\"{own}\"]\n  capabilities = [\"pull\", \"resolve\"]\n")
 }
 
-/// Writes the configuration to a node's disk, for the distribution's containerd or the one in `given`.
-pub(super) fn write(disk: &Path, given: Option<&Path>) -> Result<(), Error> {
+/// Writes the configuration to a node's disk.
+pub(super) fn write(disk: &Path) -> Result<(), Error> {
     let dir = on_disk(disk, "/etc/containerd");
     fs::create_dir_all(&dir).at(&dir)?;
     let path = dir.join("config.toml");
-    fs::write(&path, config(&runtime(given)?)).at(&path)?;
+    fs::write(&path, config()).at(&path)?;
     let all = dir.join("certs.d/_default");
     fs::create_dir_all(&all).at(&all)?;
     let path = all.join("hosts.toml");
@@ -95,6 +87,7 @@ pub(super) fn registry(place: &Place, programs: &Programs) -> ServiceSpec {
 
 /// containerd as a service of a node: the distribution's, or the one in `dir`.
 pub(super) fn service(dir: Option<&Path>) -> Result<ServiceSpec, Error> {
+    installed("runc")?;
     let program = match dir {
         None => installed("containerd")?,
         Some(dir) => given(dir)?,

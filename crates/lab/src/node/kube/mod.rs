@@ -83,7 +83,7 @@ pub struct Taint {
 /// shim than the distribution's.
 ///
 /// # Errors
-/// When containerd or its runtime is not there, its files cannot be written, or an image cannot be made.
+/// When containerd or runc is not there, its files cannot be written, or an image cannot be made.
 pub fn start_runtime(
     place: &Place,
     node: &str,
@@ -96,7 +96,7 @@ pub fn start_runtime(
     if !ran {
         image::install(programs, &root)?;
     }
-    containerd::write(&disk, containerd)?;
+    containerd::write(&disk)?;
     start(place, node, containerd::registry(place, programs))?;
     start(place, node, containerd::service(containerd)?)
 }
