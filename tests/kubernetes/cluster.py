@@ -34,7 +34,7 @@ class Failed(AssertionError):
     """A command did not end as it must."""
 
 
-def eventually(ask, wanted=bool, within=90, what=""):
+def eventually(ask, wanted=bool, within=180, what=""):
     """`ask()` until `wanted(answer)`; gives the answer. It takes a second or two; the rest is for a machine that is
     busy with other things."""
     deadline, last = time.monotonic() + within, None

@@ -36,7 +36,7 @@ def block(section, *words):
     return found[0]
 
 
-def typed(c, *blocks, values=None, timeout=120):
+def typed(c, *blocks, values=None, timeout=300):
     """Runs blocks of the README one after the other in one shell, as an operator types them."""
     file = c.files / "lab.json"
     file.write_text(json.dumps(values or {"env": ENV, "readinessProbe": {"periodSeconds": 1}}))
@@ -110,7 +110,7 @@ def agents(c):
     return found
 
 
-def runs(c, node, other, within=90):
+def runs(c, node, other, within=240):
     """Until these (DaemonSet, image) and no others serve the two nodes, with their own network lists."""
     wanted = {NODE: [(*node, True)], OTHER: [(*other, True)]}
     eventually(lambda: agents(c), lambda found: found == wanted, within, f"{wanted} serve")
