@@ -60,7 +60,7 @@ def upstream_images(c):
     main = theirs("/app", ("aws-vpc-cni", "aws-k8s-agent", "aws-cni", "egress-cni", "grpc-health-probe", "10-aws.conflist",
                          "eni-max-pods.txt"))
     main += machine_files(iptables, *extensions)
-    main += [("/tmp/.there", b"", 0o644)]  # the network list is written there first
+    main += [("tmp/.there", b"", 0o644)]  # of the image, not of the machine: the network list is written there first
     init = theirs("/init", ("aws-vpc-cni-init",)) + [
         (f"/init/{name}", (REFERENCE / name).read_bytes(), 0o755)
         for name in ("loopback", "portmap", "bandwidth", "tuning", "host-local", "ptp", "bridge")]
